@@ -1,0 +1,446 @@
+"""The border to AnnData: `read` turns it into Cells, `write` puts a result back. Nothing else touches it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scdance import _checks
+from scdance._checks import InputError, MissingKeyError, WrongTypeError, listed, warn
+from scdance._settings import logger, settings
+from scdance.pp import OnDisk, Recipe, Rows, blocks, canonical, is_on_disk
+
+from .cells import Cells
+from .method import Method
+from .task import Slot, Task
+
+# A key of a run record, per call: what stands in it is listed in `record_of`.
+ROOT = "scdance"
+
+
+# ---------------------------------------------------------------------- read
+
+
+def table_of(data: Any) -> Any:
+    """`data` if it is an AnnData with cells and genes; else an error that says what to pass."""
+    import anndata as ad
+
+    if isinstance(data, ad.AnnData):
+        if 0 in data.shape:
+            msg = f"The AnnData has {data.n_obs} cells × {data.n_vars} genes; at least one of each is needed."
+            raise InputError(msg)
+        return data
+    kind = type(data).__name__
+    hint = ""
+    if kind == "MuData":
+        hint = f" Pass one modality: {listed(f'mdata[{name!r}]' for name in data.mod)}."
+    elif kind == "SpatialData":
+        hint = f" Pass one table: {listed(f'sdata.tables[{name!r}]' for name in data.tables)}."
+    elif kind in ("DataFrame", "ndarray") or sp.issparse(data):
+        hint = " Wrap it: `anndata.AnnData(data)`, cells in rows."
+    elif isinstance(data, str):
+        hint = " Read the file first: `anndata.read_h5ad(path)`."
+    msg = f"Expected an AnnData, found {kind}.{hint}"
+    raise WrongTypeError(msg)
+
+
+def read(
+    data: Any,
+    model: Method,
+    *,
+    layer: str | None = None,
+    use_rep: str | None = None,
+    batch_key: str | None = None,
+    neighbors_key: str | None = None,
+    recipe: str | None = "default",
+) -> Cells:
+    """Read from `data` what `model` needs and uses, check it, and preprocess a private copy.
+
+    A fitted model gets the cells with the genes and the numbers that its recipe learnt in training.
+    """
+    adata = table_of(data)
+    _checks.one_of(recipe, ("default", None), "recipe")
+    _refuse_unused(model, use_rep=use_rep, batch_key=batch_key, neighbors_key=neighbors_key)
+    extra: dict[str, Any] = {}
+    given: dict[str, Any] = {}
+    if batch_key is not None:
+        given["batch"], given["n_batches"] = _batch(adata, batch_key, model)
+    if neighbors_key is not None:
+        given["graph"] = _graph(adata, neighbors_key)
+    prepared = getattr(model, "prep_", None)
+    if use_rep is not None or neighbors_key is not None:
+        # The values stand for the expression: the matrix is not read at all.
+        rep = None if use_rep is None else _representation(adata, use_rep)
+        extra["input"] = {
+            "layer": f"obsm[{use_rep!r}]" if use_rep else f"obsp of {neighbors_key!r}",
+            "kind": "given",
+        }
+        return Cells(
+            prep=prepared
+            or Recipe().fit(sp.csr_matrix((1, 0), dtype=np.float32), np.ones(1), np.array([], dtype=str)),
+            rows=np.arange(adata.n_obs),
+            n_obs_in=adata.n_obs,
+            n_vars_in=adata.n_vars,
+            obs_names=np.asarray(adata.obs_names, dtype=str),
+            var_names=np.array([], dtype=str),
+            rep=rep,
+            extra=extra,
+            **given,
+        )
+    _checks.unique_names(adata.var_names, "var")
+    matrix, where = _matrix(adata, layer)
+    counts: Rows = OnDisk(matrix) if is_on_disk(matrix) else canonical(matrix)
+    kind, depth = _scan(counts, adata, where, model)
+    rows = np.flatnonzero(depth > 0)
+    if len(rows) == 0:
+        msg = f"All {adata.n_obs} cells of `{where}` are empty; pass the layer that holds the counts as `layer=`."
+        raise InputError(msg)
+    if len(rows) < adata.n_obs:
+        warn(
+            f"{adata.n_obs - len(rows)} of {adata.n_obs} cells have no counts in `{where}`; they take no part and get "
+            "no label. To remove them: `sc.pp.filter_cells(adata, min_counts=1)`."
+        )
+    if prepared is None:
+        steps: Recipe = model.recipe if recipe == "default" else Recipe()
+        kept: Rows = counts if len(rows) == adata.n_obs else _subset(counts, rows)
+        prepared = steps.fit(kept, depth[rows], adata.var_names, log_input=kind == "log-normalised")
+        if len(prepared.var_names) == 0:
+            msg = f"The recipe ({steps}) keeps none of the {adata.n_vars} genes of `{where}`."
+            raise InputError(msg)
+    columns = prepared.find(adata.var_names)
+    missing = int((columns < 0).sum())
+    if missing:
+        warn(f"{missing} of the {len(columns)} genes of the model are not in the object; they count as 0.")
+    x, raw = prepared.apply(counts, rows, depth, columns)
+    logger.info("%s: %d cells × %d genes of `%s` (%s)", model.name, len(rows), len(columns), where, kind)
+    if "batch" in given:
+        given["batch"] = given["batch"][rows]
+    extra["input"] = {"layer": where, "kind": kind}
+    return Cells(
+        prep=prepared,
+        rows=rows,
+        n_obs_in=adata.n_obs,
+        n_vars_in=adata.n_vars,
+        obs_names=np.asarray(adata.obs_names, dtype=str)[rows],
+        var_names=prepared.var_names,
+        x=x,
+        counts=raw,
+        depth=depth[rows],
+        extra=extra,
+        **given,
+    )
+
+
+def _subset(counts: Rows, rows: np.ndarray) -> Rows:
+    from scdance.pp import Transformed
+
+    return (
+        counts[rows]
+        if sp.issparse(counts)
+        else Transformed(counts, rows, lambda block, there: block, counts.shape[1])
+    )
+
+
+def _refuse_unused(model: Method, **given: Any) -> None:
+    """Refuse an input that the method would silently ignore."""
+    kinds = {"use_rep": "rep", "batch_key": "batch", "neighbors_key": "graph"}
+    for argument, value in given.items():
+        if value is not None and kinds[argument] not in (*model.needs, *model.uses):
+            msg = f"{type(model).__name__} takes no `{argument}=`; it reads {listed((*model.needs, *model.uses))}. Leave it out."
+            raise InputError(msg)
+    if "batch" in model.needs and given["batch_key"] is None:
+        msg = f"{type(model).__name__} needs the batch of each cell: pass a column of `adata.obs` as `batch_key=`."
+        raise InputError(msg)
+
+
+def _matrix(adata: Any, layer: str | None) -> tuple[Any, str]:
+    """The matrix to read and its name: `layer`, else layers["counts"], else X."""
+    if layer is not None:
+        _checks.column(
+            adata.layers, layer, where="adata.layers", what="the layer with the counts", argument="layer"
+        )
+        return adata.layers[layer], f"layers[{layer!r}]"
+    if "counts" in adata.layers:
+        return adata.layers["counts"], "layers['counts']"
+    if adata.X is None:
+        msg = f"The object has no X, and layers hold {listed(adata.layers)}; pass the one with the counts as `layer=`."
+        raise MissingKeyError(msg)
+    return adata.X, "X"
+
+
+def _scan(x: Rows, adata: Any, where: str, model: Method) -> tuple[str, np.ndarray]:
+    """One pass over the matrix: refuse what cannot be used, and tell what it holds.
+
+    Returns the kind of values ("counts", "fractional counts" or "log-normalised") and the depth of each cell.
+    """
+    depth = np.zeros(x.shape[0])
+    linear = np.zeros(x.shape[0])
+    bad, low, high, fractions = np.zeros(x.shape[1], dtype=bool), 0.0, 0.0, 0
+    n_bad = 0
+    for here, block in blocks(x):
+        values = block.data
+        finite = np.isfinite(values)
+        if not finite.all():
+            n_bad += int((~finite).sum())
+            bad[block.indices[~finite]] = True
+            continue
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+        part = values != np.rint(values)
+        fractions += int(part.sum())
+        depth[here] = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
+        if fractions and high < 25:
+            linear[here] = np.asarray(block.expm1().sum(axis=1, dtype=np.float64)).ravel()
+    if n_bad:
+        first = np.flatnonzero(bad)
+        msg = (
+            f"`{where}` contains {n_bad} values that are NaN or infinite, in {len(first)} genes "
+            f"({listed(adata.var_names[first], 3)}). Replace or remove them first."
+        )
+        raise InputError(msg)
+    others = [
+        name
+        for name in (
+            "layers['counts']" if "counts" in adata.layers else "",
+            "raw" if adata.raw is not None else "",
+        )
+        if name and name != where
+    ]
+    there = f" The object also holds {listed(others)}." if others else ""
+    how = (
+        "Pass the layer with raw counts as `layer=`"
+        + (
+            " (from raw: `adata.layers['counts'] = adata.raw[:, adata.var_names].X`)"
+            if "raw" in others
+            else ""
+        )
+        + "."
+    )
+    if low < 0:
+        msg = f"`{where}` has negative values (down to {low:.3g}): it looks scaled, but {model.name or type(model).__name__} needs counts.{there} {how}"
+        raise InputError(msg)
+    if high > 2**24:
+        msg = f"`{where}` has values up to {high:.3g}; counts above 2**24 = 16,777,216 cannot be held exactly. {how}"
+        raise InputError(msg)
+    if not fractions:
+        return "counts", depth
+    if _looks_logged(adata, where, linear, high):
+        if "counts" in model.needs:
+            msg = (
+                f"`{where}` looks log-normalised (values up to {high:.3g}, with fractions), but "
+                f"{model.name or type(model).__name__} needs raw counts.{there} {how}"
+            )
+            raise InputError(msg)
+        logger.info("%s: `%s` is log-normalised already and is taken as it is", model.name, where)
+        return "log-normalised", depth
+    warn(
+        f"{fractions} values of `{where}` have fractions (up to {high:.3g}); they are taken as counts corrected for "
+        "background or estimated by RSEM. If they are normalised, pass the raw counts as `layer=`."
+    )
+    return "fractional counts", depth
+
+
+def _looks_logged(adata: Any, where: str, linear: np.ndarray, high: float) -> bool:
+    if high >= 25:
+        return False
+    if where == "X" and "log1p" in adata.uns:
+        return True
+    sums = linear[linear > 0]
+    return bool(len(sums)) and float(np.std(sums)) < 1e-3 * float(np.mean(sums))
+
+
+def _batch(adata: Any, key: str, model: Method) -> tuple[np.ndarray, int]:
+    """Batch codes, in the order of the training batches where the model is fitted; −1 for an unseen one."""
+    import pandas as pd
+
+    values = _checks.column(
+        adata.obs, key, where="adata.obs", what="the column with the batches", argument="batch_key"
+    )
+    if pd.isna(values).any():
+        msg = (
+            f"`adata.obs[{key!r}]` has {int(pd.isna(values).sum())} missing values; every cell needs a batch."
+        )
+        raise InputError(msg)
+    known = getattr(model, "batches_", None)
+    names = sorted(values.astype(str).unique()) if known is None else list(known)
+    codes = pd.Categorical(values.astype(str), categories=names).codes.astype(np.int32)
+    return codes, len(names)
+
+
+def batch_names(adata: Any, key: str | None) -> list[str] | None:
+    """Names of the batches in the order of their codes."""
+    return None if key is None else sorted(adata.obs[key].astype(str).unique())
+
+
+def _representation(adata: Any, key: str) -> np.ndarray:
+    values = _checks.column(
+        adata.obsm, key, where="adata.obsm", what="the representation", argument="use_rep"
+    )
+    values = np.asarray(values, dtype=np.float32)
+    if not np.isfinite(values).all():
+        msg = (
+            f"`adata.obsm[{key!r}]` has {int((~np.isfinite(values)).sum())} values that are NaN or infinite."
+        )
+        raise InputError(msg)
+    return values
+
+
+def _graph(adata: Any, key: str) -> sp.csr_matrix:
+    found = _checks.column(
+        adata.uns,
+        key,
+        where="adata.uns",
+        what="the neighbours that sc.pp.neighbors wrote",
+        argument="neighbors_key",
+    )
+    name = found.get("connectivities_key", "connectivities") if hasattr(found, "get") else "connectivities"
+    return canonical(
+        _checks.column(adata.obsp, name, where="adata.obsp", what="the graph", argument="neighbors_key")
+    )
+
+
+# ---------------------------------------------------------------------- write
+
+
+def check_key(key: Any) -> str:
+    """Refuse a `key_added` that could not be written to a file."""
+    if not isinstance(key, str) or not key or "/" in key:
+        msg = f"key_added must be a non-empty name without '/', but is {key!r}: HDF5 reads '/' as a folder."
+        raise InputError(msg)
+    return key
+
+
+def slots_of(task: Task, key: str) -> dict[str, tuple[str, str]]:
+    """Attribute and name of each part of a result."""
+    return {part: (slot.where, slot.name.format(key=key)) for part, slot in task.gives.items()}
+
+
+def record_of(adata: Any, task: Task, key: str) -> dict[str, Any]:
+    """The run record of a task and key, empty if there is none."""
+    found: Any = adata.uns
+    for step in (ROOT, task.name, key):
+        found = found.get(step, {}) if hasattr(found, "get") else {}
+    return found
+
+
+def check_slots(data: Any, task: Task, key_added: str | None, model: Method) -> str:
+    """Return the key of the results; stop if a slot of it is taken by something that is not this task's own."""
+    adata = table_of(data)
+    key = check_key(model.name if key_added is None else key_added)
+    own = set(np.asarray(record_of(adata, task, key).get("slots", []), dtype=str).tolist())
+    for where, name in slots_of(task, key).values():
+        if name in getattr(adata, where) and f"{where}/{name}" not in own:
+            msg = (
+                f"`adata.{where}[{name!r}]` exists and was not written by scdance's {task.name!r}, so it is left alone. "
+                f"Pass another name: `key_added={f'{key}_{task.name}'!r}`."
+            )
+            raise InputError(msg)
+    return key
+
+
+def check_size(n_bytes: float, what: str) -> None:
+    """Refuse a result larger than `settings.max_result_gb`."""
+    if n_bytes > settings.max_result_gb * 1e9:
+        msg = f"{what} would take {n_bytes / 1e9:.1f} GB, more than `scdance.settings.max_result_gb` = {settings.max_result_gb:g}."
+        raise InputError(msg)
+
+
+def write(
+    adata: Any,
+    task: Task,
+    key: str,
+    cells: Cells,
+    result: dict[str, Any],
+    names: list[str],
+    record: dict[str, Any],
+) -> None:
+    """Put a result into its slots and its record into `uns`; on any error the object is as it was."""
+    values = {
+        slots_of(task, key)[part]: _stored(task.gives[part], value, names, cells, adata.obs_names)
+        for part, value in result.items()
+    }
+    record = plain({**record, "slots": np.array([f"{where}/{name}" for where, name in values])})
+    stale = [
+        tuple(s.split("/", 1)) for s in np.asarray(record_of(adata, task, key).get("slots", []), dtype=str)
+    ]
+    if adata.is_view:
+        adata._init_as_actual(
+            adata.copy()
+        )  # as scanpy does: a view becomes an object of its own when written to
+    with _restored(adata, [*values, *stale]):
+        for where, name in stale:
+            getattr(adata, where).pop(name, None) if where != "obs" else adata.obs.drop(
+                columns=name, errors="ignore", inplace=True
+            )
+        for (where, name), value in values.items():
+            getattr(adata, where)[name] = value
+        adata.uns.setdefault(ROOT, {}).setdefault(task.name, {})[key] = record
+
+
+@contextmanager
+def _restored(adata: Any, slots: list[Any]) -> Iterator[None]:
+    """Put slots and records back as they were if anything fails, Ctrl-C included."""
+    before = {
+        (where, name): getattr(adata, where)[name] for where, name in slots if name in getattr(adata, where)
+    }
+    order = list(adata.obs.columns)
+    root = {task: dict(keys) for task, keys in adata.uns[ROOT].items()} if ROOT in adata.uns else None
+    try:
+        yield
+    except BaseException:
+        for where, name in slots:
+            holder = getattr(adata, where)
+            if (where, name) in before:
+                holder[name] = before[where, name]
+            elif name in holder:
+                del holder[name]
+        adata.obs = adata.obs[order]
+        if root is None:
+            adata.uns.pop(ROOT, None)
+        else:
+            adata.uns[ROOT] = root
+        raise
+
+
+def _stored(slot: Slot, value: Any, names: list[str], cells: Cells, obs_names: Any) -> Any:
+    """A part of a result as it goes into its slot: all cells of the object, in their order."""
+    import pandas as pd
+
+    n = cells.n_obs_in
+    if slot.kind == "category":
+        codes = np.full(n, -1, dtype=np.int32)
+        codes[cells.rows] = value
+        return pd.Categorical.from_codes(codes, categories=names)
+    value = np.asarray(value, dtype=np.float32)
+    # a cell without counts: no evidence, so score and embedding 0 and all clusters equally likely
+    fill = 1 / value.shape[1] if slot.kind == "frame" else 0
+    out = np.full((n, *value.shape[1:]), fill, dtype=np.float32)
+    out[cells.rows] = value
+    return pd.DataFrame(out, index=obs_names, columns=safe_names(names)) if slot.kind == "frame" else out
+
+
+def safe_names(names: list[str]) -> list[str]:
+    """Column names that HDF5 takes: "/" becomes "|", with one warning."""
+    if any("/" in name for name in names):
+        warn(
+            f"{listed(n for n in names if '/' in n)}: HDF5 takes no '/' in a name, so the columns are written with '|'."
+        )
+    return [name.replace("/", "|") for name in names]
+
+
+def plain(value: Any) -> Any:
+    """A value as h5ad and zarr take it: no tuple, no None, no key with "/"."""
+    if isinstance(value, dict):
+        return {str(k).replace("/", "|"): plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        kinds = {type(v) for v in value}
+        if kinds <= {int, float} or kinds == {bool} or kinds == {str}:
+            return np.array(value)
+        return {str(i): plain(v) for i, v in enumerate(value)} if value else np.array([], dtype=float)
+    if isinstance(value, np.generic):
+        return value.item()
+    return value

@@ -1,0 +1,233 @@
+"""Make a method from a name and parameters, and solve a task with it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scdance import _checks
+from scdance._checks import InputError, ScdanceError, WrongTypeError, listed, nearest
+from scdance._settings import logger, settings
+
+from . import registry
+from .cells import Cells
+from .knobs import build, values_of
+from .method import Method, Runtime, read_saved
+from .task import TASKS, Task
+
+
+def make(
+    task: str,
+    method: Any,
+    params: dict[str, Any],
+    *,
+    preset: str | None = None,
+    random_state: Any = 0,
+    device: str = "auto",
+) -> Method:
+    """Return the method that a call names: by name, class, instance, or folder of a saved one.
+
+    Precedence: `params` as typed > `preset` > default. Parameters that are None are those of the default.
+    """
+    registry.task_of(task)
+    params = {name: value for name, value in params.items() if value is not None}
+    if isinstance(method, str | Path) and Path(method).is_dir() and str(method) not in registry.names(task):
+        method = load(method)
+    if isinstance(method, Method):
+        return _given(task, method, params, preset, random_state)
+    if isinstance(method, type) and issubclass(method, Method):
+        cls = method
+        cls.task, cls.name = cls.task or task, cls.name or cls.__name__.lower()
+    elif isinstance(method, str):
+        cls = registry.get(task, method)
+    else:
+        msg = f"method must be a name ({listed(registry.names(task))}), a Method or the folder of a saved one, not {method!r}."
+        raise WrongTypeError(msg)
+    if cls.task != task:
+        msg = f"{cls.__name__} is a method of {cls.task!r}, not of {task!r}."
+        raise InputError(msg)
+    for name, extra in cls.extras:
+        _checks.package(name, extra=extra, why=f"{cls.name}")
+    if preset is not None and preset not in cls.presets:
+        msg = f"{cls.name} has no preset {preset!r}; it has {listed(cls.presets)}.{nearest(preset, cls.presets)}"
+        raise InputError(msg)
+    chosen = {**cls.presets.get(preset or "", {}), **params}
+    return build(cls, {**chosen, "random_state": seed_of(random_state), "device": device})
+
+
+def _given(
+    task: str, method: Method, params: dict[str, Any], preset: str | None, random_state: Any
+) -> Method:
+    """A copy of the user's instance; it carries its own parameters."""
+    typed = [*params, *(["preset"] if preset else []), *(["random_state"] if random_state != 0 else [])]
+    if typed:
+        kind = "fitted" if method.is_fitted else "made"
+        msg = f"The {type(method).__name__} is {kind} already, so {listed(typed)} cannot be set in this call; leave it out or pass a name as `method=`."
+        raise _checks.UnknownParameterError(msg)
+    if not method.task:
+        type(method).task, type(method).name = task, method.name or type(method).__name__.lower()
+    if method.task != task:
+        msg = f"{type(method).__name__} is a method of {method.task!r}, not of {task!r}."
+        raise InputError(msg)
+    import copy
+
+    return copy.copy(method)
+
+
+def seed_of(random_state: Any) -> int:
+    """An integer seed from an int, a numpy Generator (a child is spawned) or None (fresh entropy)."""
+    if isinstance(random_state, np.random.Generator):
+        random_state = random_state.spawn(1)[0].integers(2**31)
+    elif random_state is None:
+        random_state = np.random.default_rng().integers(2**31)
+    if (
+        isinstance(random_state, bool)
+        or not hasattr(random_state, "__index__")
+        or not 0 <= random_state < 2**32
+    ):
+        msg = f"random_state must be a whole number from 0 to 2**32 − 1, a numpy Generator or None, but is {random_state!r}."
+        raise InputError(msg)
+    return int(random_state)
+
+
+def load(path: str | Path) -> Method:
+    """Read a saved method of any task; see :func:`scdance.load`."""
+    card, _ = read_saved(path)
+    task, name = card["task"], card["name"]
+    if task not in TASKS or name not in registry.names(task):
+        msg = f"{path} holds {name!r} of task {task!r}, which is not in scdance; load it with its own class: `YourMethod.load({str(path)!r})`."
+        raise InputError(msg)
+    return registry.get(task, name).load(path)
+
+
+def solve(
+    model: Method,
+    *,
+    progress: bool | None = None,
+    checkpoint: Any = None,
+    on_epoch: Any = None,
+    **roles: Cells,
+) -> tuple[dict[str, Any], float]:
+    """Fit where that is due, predict, and check the result: (result, seconds)."""
+    task = TASKS[model.task]
+    cells = roles[task.roles[-1]]
+    if model.is_fitted and not model.inductive and getattr(model, "fitted_on_", "") != _who(cells):
+        others = [name for name in registry.names(task.name) if registry.get(task.name, name).inductive]
+        msg = f"{type(model).__name__} can answer only for the cells it was fitted on. Methods that can label new cells: {listed(others)}."
+        raise InputError(msg)
+    model.runtime = Runtime(
+        progress=settings.progress if progress is None else progress,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        fingerprint=_fingerprint(model, cells),
+        on_epoch=on_epoch,
+    )
+    start = time.perf_counter()
+    try:
+        with model.session():
+            if not model.is_fitted:
+                logger.info("%s: fitting", model.name)
+                _fit(model, roles)
+            result = model.predict(**{role: roles[role] for role in task.roles})
+    finally:
+        del model.runtime
+    result = check_result(task, result, cells)
+    if not hasattr(model, "categories_"):
+        model.categories_ = [str(i) for i in range(_n_categories(result))]
+    seconds = time.perf_counter() - start
+    logger.info("%s: finished in %.1f s", model.name, seconds)
+    return result, seconds
+
+
+def _fit(model: Method, roles: dict[str, Cells]) -> None:
+    wanted = model.fit_on or TASKS[model.task].roles
+    model.fit(**{role: roles[role] for role in wanted})
+    cells = roles[wanted[-1]]
+    model.prep_ = cells.prep
+    if not model.inductive:
+        model.fitted_on_ = _who(cells)
+
+
+def _who(cells: Cells) -> str:
+    return hashlib.sha256("\n".join(cells.obs_names.tolist()).encode()).hexdigest()
+
+
+def _fingerprint(model: Method, cells: Cells) -> str:
+    """Tells two calls apart: method, knobs, seed, and the data as the method sees them."""
+    from scdance import __version__
+
+    told = hashlib.sha256(
+        repr(
+            (model.task, model.name, __version__, model.random_state, values_of(model), cells.n_vars)
+        ).encode()
+    )
+    for part in (cells.depth, cells.rep, cells.batch, "\n".join(cells.var_names.tolist()).encode()):
+        told.update(part.tobytes() if isinstance(part, np.ndarray) else part or b"")
+    return told.hexdigest()
+
+
+def _n_categories(result: dict[str, Any]) -> int:
+    return result["proba"].shape[1] if "proba" in result else int(result["labels"].max()) + 1
+
+
+def check_result(task: Task, result: dict[str, Any], cells: Cells) -> dict[str, Any]:
+    """Hold a method to what its task gives: parts, shapes, types, ranges. A breach is a bug of the method."""
+    problems = [
+        f"{part!r} is missing" for part in task.gives if part not in result and part not in task.optional
+    ]
+    problems += [f"{part!r} is not a part of {task.name!r}" for part in result if part not in task.gives]
+    out = {}
+    for part, slot in task.gives.items():
+        if part not in result:
+            continue
+        value = np.asarray(result[part])
+        value = value.astype(np.int32 if slot.kind == "category" else np.float32, copy=False)
+        out[part] = value
+        dims = 2 if slot.kind in ("matrix", "frame") else 1
+        if value.ndim != dims or len(value) != cells.n_obs:
+            problems.append(
+                f"{part!r} has shape {value.shape}, expected {dims} dimension(s) and {cells.n_obs} rows"
+            )
+        elif not np.isfinite(value).all():
+            problems.append(f"{part!r} has values that are not finite")
+        elif slot.kind == "category" and value.min() < 0:
+            problems.append(f"{part!r} has negative codes")
+        elif slot.kind == "frame" and (value.min() < 0 or not np.allclose(value.sum(axis=1), 1, atol=1e-4)):
+            problems.append(f"rows of {part!r} do not sum to 1")
+        elif slot.kind == "vector" and not (value.min() >= 0 and value.max() <= 1 + 1e-6):
+            problems.append(f"{part!r} leaves [0, 1]")
+    if problems:
+        msg = f"The method returned a result that its task does not allow: {'; '.join(problems)}."
+        raise ScdanceError(msg)
+    return out
+
+
+def record(
+    model: Method, *, preset: str | None, seconds: float, cells: Cells, recipe: str | None
+) -> dict[str, Any]:
+    """The run record of a call, as `uns` keeps it."""
+    from scdance import __version__
+
+    return {
+        "method": model.name,
+        "params": values_of(model),
+        "preset": preset or "",
+        "random_state": model.random_state,
+        "version": __version__,
+        "input": {
+            **cells.extra.get("input", {}),
+            "recipe": repr(model.recipe) if recipe == "default" else "none",
+            "n_obs": cells.n_obs,
+            "n_vars": cells.n_vars,
+        },
+        "history": {
+            name: np.asarray(values, dtype=float) for name, values in getattr(model, "history_", {}).items()
+        },
+        "epochs": int(getattr(model, "epochs_", 0)),
+        "stopped": str(getattr(model, "stopped_", "")),
+        "seconds": seconds,
+        "notes": dict(getattr(model, "notes_", {})),
+    }

@@ -1,0 +1,83 @@
+"""Texts of shared parameters, each written once, and the Returns section that a Task implies."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from ._core.task import Task
+
+PARAMETERS = {
+    "adata": "Annotated data, cells in rows.",
+    "layer": (
+        "Layer with the counts. None: ``layers['counts']`` if there, else ``X``. A method that needs counts refuses "
+        "normalised values; one that needs log values takes log-normalised ``X`` as it is."
+    ),
+    "use_rep": "Key of ``adata.obsm`` to work on instead of the expression, for methods that can.",
+    "batch_key": "Column of ``adata.obs`` with the batches, for methods that use them.",
+    "neighbors_key": "Key of ``adata.uns`` of a neighbour graph by :func:`scanpy.pp.neighbors`, for methods that can use it.",
+    "key_added": "Name of the results; None: the name of the method. A slot that another tool wrote is never overwritten.",
+    "preset": 'Published settings kept beside the method: ``"paper"``, ``"dance"`` or a data set\'s name. Typed parameters win.',
+    "recipe": '``"default"``: the preprocessing of the method, on a private copy. None: the values as they are.',
+    "random_state": "Seed: a whole number, a numpy Generator (a child is spawned) or None. Equal seeds give equal results on CPU.",
+    "device": '``"auto"`` (CUDA if present, else CPU), ``"cpu"``, ``"cuda"`` or ``"mps"``.',
+    "progress": "Show a progress bar; None: only on a terminal or in a notebook.",
+    "checkpoint": (
+        "Folder in which training keeps its state every few epochs; an existing one of the same call is continued, "
+        "one of another call is an error."
+    ),
+    "copy": "Return a copy with the results instead of writing into `adata`.",
+    "params": "Parameters of the method, as its page and ``help`` of its class list them.",
+}
+
+RAISES = """\
+TypeError
+    A keyword that the method does not have, or an object of the wrong kind.
+ValueError
+    A value that does not fit, input that the method cannot use, or a slot that is taken.
+KeyError
+    A column, layer or slot that is not in the object.
+ImportError
+    An optional package is missing; the message holds the line to install it."""
+
+
+def returns(task: Task) -> str:
+    """The Returns section of a tool."""
+    lines = ["None, or with ``copy=True`` a copy of the object, which gets:", ""]
+    for part, slot in task.gives.items():
+        name = f"adata.{slot.where}[{slot.name.format(key='<key>')!r}]"
+        where_given = ", where the method has it" if part in task.optional else ""
+        lines += [f"``{name}``", f"    {slot.text}{where_given}."]
+    lines += [
+        f"``adata.uns['scdance'][{task.name!r}]['<key>']``",
+        "    Run record: method, parameters, input, history, seconds.",
+    ]
+    return "\n".join(lines)
+
+
+def documented(task: Task | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Fill ``{parameters}``, ``{returns}``, ``{raises}`` and single shared parameters into a docstring."""
+
+    def fill(function: Callable[..., Any]) -> Callable[..., Any]:
+        lines = []
+        for line in inspect.cleandoc(function.__doc__ or "").splitlines():
+            word = line.strip()
+            if word.startswith("{") and word.endswith("}"):
+                lines += _expand(word[1:-1], task).splitlines()
+            else:
+                lines.append(line)
+        function.__doc__ = "\n".join(lines)
+        return function
+
+    return fill
+
+
+def _expand(names: str, task: Task | None) -> str:
+    if names == "returns" and task is not None:
+        return returns(task)
+    if names == "raises":
+        return RAISES
+    return "\n".join(
+        f"{name if name != 'params' else '**params'}\n    {PARAMETERS[name]}" for name in names.split(", ")
+    )

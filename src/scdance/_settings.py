@@ -1,0 +1,43 @@
+"""What a user may set once for all calls, and the logger of the package."""
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+logger = logging.getLogger("scdance")
+logger.addHandler(logging.NullHandler())
+
+
+def _data_dir() -> Path | None:
+    path = os.environ.get("SCDANCE_DATA_DIR")
+    return Path(path).expanduser() if path else None
+
+
+@dataclass
+class Settings:
+    """Settings of scdance; change them as attributes: ``scdance.settings.progress = False``.
+
+    Attributes
+    ----------
+    device
+        What ``device="auto"`` means: ``"auto"`` (CUDA if present, else CPU) or a torch device name.
+    progress
+        Show progress bars: True, False, or None for "only on a terminal or in a notebook".
+    data_dir
+        Folder with data sets that :func:`scdance.datasets.load` looks in first; starts as the
+        environment variable ``SCDANCE_DATA_DIR``.
+    offline
+        Never download; starts as True if the environment variable ``SCDANCE_OFFLINE`` is set.
+    max_result_gb
+        Results larger than this many gigabytes are refused before anything runs.
+    """
+
+    device: str = "auto"
+    progress: bool | None = None
+    data_dir: Path | None = field(default_factory=_data_dir)
+    offline: bool = field(default_factory=lambda: bool(os.environ.get("SCDANCE_OFFLINE")))
+    max_result_gb: float = 8.0
+
+
+settings = Settings()

@@ -1,0 +1,12 @@
+from ._genes import Alignment as Alignment
+from ._genes import align_genes as align_genes
+from ._pca import PCA as PCA
+from ._pca import project as project
+from ._recipe import FittedRecipe as FittedRecipe
+from ._recipe import Recipe as Recipe
+from ._rows import OnDisk as OnDisk
+from ._rows import Rows as Rows
+from ._rows import Transformed as Transformed
+from ._rows import blocks as blocks
+from ._rows import canonical as canonical
+from ._rows import is_on_disk as is_on_disk

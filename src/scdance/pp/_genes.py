@@ -1,0 +1,104 @@
+"""The one aligner of gene names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scdance._checks import InputError, listed
+
+_ENSEMBL = re.compile(r"^ENS([A-Z]{0,4})G\d{6,}", re.IGNORECASE)
+_VERSION = re.compile(r"\.\d+$")
+_SPECIES = {"": "human", "MUS": "mouse", "RNO": "rat", "DAR": "zebrafish"}
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Where the genes of a model lie in a query.
+
+    Attributes
+    ----------
+    columns
+        For each wanted gene its column in the query, −1 where it is missing, (n_wanted,) int.
+    n_shared, n_missing, n_extra
+        Wanted genes found, wanted genes absent, query genes that nobody wants.
+    """
+
+    columns: np.ndarray
+    n_shared: int
+    n_missing: int
+    n_extra: int
+
+
+def duplicated(names: Sequence[str]) -> list[str]:
+    """Names that occur more than once, in order of their second appearance."""
+    seen: set[str] = set()
+    return list(dict.fromkeys(name for name in names if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
+
+
+def kind_of_names(names: Sequence[str]) -> str:
+    """Guess what identifies the genes: "Ensembl ids (human)", "gene symbols (mouse)", "numbers", …"""
+    some = [str(name) for name in names[:: max(1, len(names) // 500)]]
+    if not some:
+        return "nothing"
+    if np.mean([name.isdigit() for name in some]) > 0.9:
+        return "numbers"
+    found = [m for name in some if (m := _ENSEMBL.match(name))]
+    if len(found) > 0.5 * len(some):
+        prefix = max(found, key=lambda m: len(m.group(1))).group(1).upper()
+        version = (
+            " with version suffix" if np.mean([bool(_VERSION.search(name)) for name in some]) > 0.5 else ""
+        )
+        return f"Ensembl ids{version} ({_SPECIES.get(prefix, 'another species')})"
+    title = np.mean([name[:1].isupper() and name[1:].islower() for name in some if name[:1].isalpha()] or [0])
+    return f"gene symbols ({'mouse' if title > 0.5 else 'human'})"
+
+
+def align_genes(wanted: Sequence[str], present: Sequence[str], *, what: str = "The object") -> Alignment:
+    """Find the genes of a model among those of a query, by name and never by position.
+
+    Parameters
+    ----------
+    wanted
+        Gene names of the fitted model, unique.
+    present
+        Gene names of the query, unique.
+    what
+        How messages call the query.
+
+    Raises
+    ------
+    InputError
+        Fewer than 10 % of the wanted genes, or fewer than 50 (all, where the model has fewer) are there;
+        the message says which kinds of identifier meet and whether case or a version suffix is the reason.
+    """
+    position = {str(name): i for i, name in enumerate(present)}
+    columns = np.array([position.get(str(name), -1) for name in wanted], dtype=np.int64)
+    n_shared = int((columns >= 0).sum())
+    if n_shared < max(0.1 * len(wanted), min(50, len(wanted))):
+        raise InputError(_no_overlap([str(w) for w in wanted], [str(p) for p in present], n_shared, what))
+    return Alignment(columns, n_shared, len(wanted) - n_shared, len(present) - n_shared)
+
+
+def _no_overlap(wanted: list[str], present: list[str], n_shared: int, what: str) -> str:
+    msg = (
+        f"The model knows {len(wanted)} genes by {kind_of_names(wanted)} ({listed(wanted, 3)}); "
+        f"{what} has {len(present)} by {kind_of_names(present)} ({listed(present, 3)}), and {n_shared} are the same. "
+    )
+    enough = 0.8 * min(len(wanted), len(present))
+    upper = {name.upper() for name in wanted}
+    bare = {_VERSION.sub("", name) for name in wanted}
+    if sum(name.upper() in upper for name in present) > enough:
+        return (
+            msg
+            + "They agree but for upper and lower case: rename them, `adata.var_names = adata.var_names.str.upper()`."
+        )
+    if sum(_VERSION.sub("", name) in bare for name in present) > enough:
+        return (
+            msg
+            + "They agree but for the version suffix: `adata.var_names = adata.var_names.str.split('.').str[0]`."
+        )
+    return msg + "Set `adata.var_names` to the kind of identifier the model was fitted with."

@@ -1,0 +1,82 @@
+"""Principal components of matrices that are densified a block of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+COVARIANCE_UP_TO = 4000  # genes: above, the covariance would cost more than a few passes over the data
+
+
+class PCA:
+    """Principal components from blocks of dense rows, in memory linear in the number of genes or cells.
+
+    Up to 4,000 genes the covariance is summed in one pass and decomposed exactly; above, a seeded
+    subspace iteration makes eight passes.
+
+    Parameters
+    ----------
+    n_components
+        Number of components; reduced to min(n_obs, n_vars) − 1 where that is smaller.
+    random_state
+        Seed of the subspace iteration.
+
+    Attributes
+    ----------
+    mean_
+        Mean of each variable, (n_vars,) float32.
+    components_
+        Orthonormal loadings, (n_components, n_vars) float32; the largest entry of each is positive.
+    """
+
+    def __init__(self, n_components: int = 50, *, random_state: int = 0):
+        self.n_components, self.random_state = n_components, random_state
+
+    def fit(self, dense_blocks: Callable[[], Iterator[np.ndarray]], shape: tuple[int, int]) -> PCA:
+        """Fit to the blocks that `dense_blocks()` yields anew at each pass; `shape` is that of the whole."""
+        n_obs, n_vars = shape
+        n_components = max(1, min(self.n_components, min(n_obs, n_vars) - 1))
+        find = self._by_covariance if n_vars <= COVARIANCE_UP_TO else self._by_iteration
+        vectors = find(dense_blocks, n_obs, n_vars, n_components)
+        sign = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(n_components)])
+        self.components_ = np.ascontiguousarray((vectors * np.where(sign == 0, 1, sign)).T, dtype=np.float32)
+        return self
+
+    def _by_covariance(self, dense_blocks: Callable, n_obs: int, n_vars: int, k: int) -> np.ndarray:
+        from scipy.linalg import eigh
+
+        total, square = np.zeros(n_vars), np.zeros((n_vars, n_vars))
+        for block in dense_blocks():
+            total += block.sum(axis=0, dtype=np.float64)
+            square += block.T @ block  # float32 within a block, float64 across blocks
+        mean = total / n_obs
+        self.mean_ = mean.astype(np.float32)
+        square -= n_obs * np.outer(mean, mean)
+        _, vectors = eigh(
+            square, subset_by_index=[n_vars - k, n_vars - 1], overwrite_a=True, check_finite=False
+        )
+        return vectors[:, ::-1]
+
+    def _by_iteration(self, dense_blocks: Callable, n_obs: int, n_vars: int, k: int) -> np.ndarray:
+        rng = np.random.default_rng(self.random_state)
+        self.mean_ = (sum(b.sum(axis=0, dtype=np.float64) for b in dense_blocks()) / n_obs).astype(np.float32)
+        width = min(k + 20, n_vars)
+        basis = np.linalg.qr(rng.standard_normal((n_vars, width)))[0].astype(np.float32)
+        for _ in range(6):
+            image = np.zeros((n_vars, width))
+            for block in dense_blocks():
+                centred = block @ basis - self.mean_ @ basis
+                image += block.T @ centred - np.outer(self.mean_, centred.sum(axis=0))
+            basis = np.linalg.qr(image)[0].astype(np.float32)
+        small = np.zeros((width, width))
+        for block in dense_blocks():
+            centred = (block @ basis - self.mean_ @ basis).astype(np.float64)
+            small += centred.T @ centred
+        return basis @ np.linalg.eigh(small)[1][:, ::-1][:, :k]
+
+
+def project(dense_blocks: Iterator[np.ndarray], mean: np.ndarray, components: np.ndarray) -> np.ndarray:
+    """Scores of all blocks on `components`, (n_obs, n_components) float32."""
+    offset = mean @ components.T
+    return np.concatenate([block @ components.T - offset for block in dense_blocks])

@@ -1,0 +1,97 @@
+"""Matrices that are read row by row: in memory, on disk or lazy, always as the same canonical CSR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+
+BLOCK = 4096  # rows read at once: 4096 × 20,000 genes at 10 % density are 65 MB
+
+
+class Rows(Protocol):
+    """What methods may ask of a matrix: its shape, and rows of it as CSR. A `csr_matrix` is one."""
+
+    shape: tuple[int, int]
+
+    def __getitem__(self, rows: Any) -> sp.csr_matrix: ...
+
+
+def canonical(block: Any) -> sp.csr_matrix:
+    """Turn a block of any kind into CSR float32 with sorted, unique indices and no stored zeros.
+
+    The input is never changed. `csr_array` becomes `csr_matrix`, which scanpy 1.11 needs.
+    """
+    if hasattr(block, "compute"):
+        block = block.compute(scheduler="synchronous")
+    if not sp.issparse(block):
+        return sp.csr_matrix(np.asarray(block, dtype=np.float32))
+    out = sp.csr_matrix(block)
+    # a new matrix around the user's own arrays: nothing below writes into them
+    out = sp.csr_matrix((out.data.astype(np.float32, copy=False), out.indices, out.indptr), shape=out.shape)
+    if not out.has_canonical_format:
+        out = out.copy()  # the index arrays may still be the user's
+        out.sum_duplicates()
+    if out.nnz and not out.data.all():
+        out = out.copy()
+        out.eliminate_zeros()
+    if max(out.nnz, *out.shape) < 2**31 and out.indices.dtype != np.int32:
+        out.indices, out.indptr = out.indices.astype(np.int32), out.indptr.astype(np.int32)
+    return out
+
+
+def is_on_disk(matrix: Any) -> bool:
+    """Whether a matrix is read from a file or computed by dask, rather than held in memory."""
+    return not (sp.issparse(matrix) or isinstance(matrix, np.ndarray))
+
+
+def blocks(x: Rows, size: int = BLOCK) -> Iterator[tuple[slice, sp.csr_matrix]]:
+    """Go through the rows of `x` in order: pairs of the row slice and its CSR."""
+    for start in range(0, x.shape[0], size):
+        here = slice(start, min(start + size, x.shape[0]))
+        yield here, x[here]
+
+
+class OnDisk:
+    """Rows of a backed HDF5/zarr matrix or of a dask array, read as canonical CSR when asked for."""
+
+    def __init__(self, matrix: Any):
+        self.matrix = matrix
+        self.shape: tuple[int, int] = (int(matrix.shape[0]), int(matrix.shape[1]))
+
+    def __getitem__(self, rows: Any) -> sp.csr_matrix:
+        if isinstance(rows, slice):
+            return canonical(self.matrix[rows])
+        rows = np.asarray(rows)
+        if rows.dtype == bool:
+            rows = np.flatnonzero(rows)
+        order = np.argsort(rows, kind="stable")  # HDF5 reads rows in ascending order only
+        there, back = np.unique(rows[order], return_inverse=True)
+        block = canonical(self.matrix[there])
+        inverse = np.empty_like(order)
+        inverse[order] = back
+        return block[inverse]
+
+
+class Transformed:
+    """Some rows of another matrix, each block passed through a function when it is read."""
+
+    def __init__(
+        self,
+        base: Rows,
+        rows: np.ndarray,
+        apply: Callable[[sp.csr_matrix, np.ndarray], sp.csr_matrix],
+        n_vars: int,
+    ):
+        self.base, self.rows, self.apply = base, rows, apply
+        self.shape: tuple[int, int] = (len(rows), n_vars)
+
+    def __getitem__(self, rows: Any) -> sp.csr_matrix:
+        there = self.rows[rows]
+        contiguous = (
+            len(there) and there[-1] - there[0] == len(there) - 1 and bool((np.diff(there) == 1).all())
+        )
+        block = self.base[slice(int(there[0]), int(there[-1]) + 1) if contiguous else there]
+        return self.apply(block, there)

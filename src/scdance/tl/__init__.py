@@ -1,0 +1,5 @@
+"""Tools: one per task. AnnData in, results in the same object."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,302 @@
+"""The one training loop: epochs, optimiser, early stopping, best weights, progress, history, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from scdance._checks import InputError, ScdanceError
+from scdance._core.method import Runtime
+
+from ._train import Train
+
+CHECKPOINT_EVERY = 5  # epochs
+
+Step = Callable[[Any], torch.Tensor]
+
+
+@dataclass
+class Log:
+    """What a stage of training did.
+
+    Attributes
+    ----------
+    history
+        Mean training loss of each epoch and, with validation, its loss.
+    epochs
+        Epochs that ran.
+    stopped
+        Why it ended, in words.
+    """
+
+    history: dict[str, list[float]] = field(default_factory=dict)
+    epochs: int = 0
+    stopped: str = ""
+
+
+def loop(
+    step: Step | Sequence[tuple[Step, Iterable[nn.Parameter]]],
+    net: nn.Module,
+    how: Train,
+    *,
+    batches: Iterable[Any],
+    stage: str = "training",
+    valid: Callable[[], float] | None = None,
+    each_epoch: Callable[[int], str | None] | None = None,
+    look: Callable[[], dict[str, Any]] | None = None,
+    rng: np.random.Generator | None = None,
+    memory: dict[str, torch.Tensor] | None = None,
+    runtime: Runtime | None = None,
+) -> Log:
+    """Train `net` in one of four shapes.
+
+    Full batch: `batches` yields one item. Mini-batch: it yields several. Pretrain, then refine: two calls, the
+    second with `each_epoch` refreshing a target. Adversarial: `step` is a list of (step, parameters) that
+    take turns on each batch, each with its own optimiser.
+
+    Parameters
+    ----------
+    step
+        From a batch to a loss, a scalar; or a list of (step, the parameters it moves).
+    net
+        Holds every parameter; restored from a checkpoint and, with `valid` and patience, to its best weights.
+    how
+        The numbers.
+    batches
+        Iterated anew in each epoch.
+    stage
+        Name of the stage in history, checkpoint and progress bar.
+    valid
+        Validation loss of the present net; called after each epoch without gradients.
+    each_epoch
+        Called with the number of the epoch before it starts; a text that it returns ends the training and says why.
+    look
+        Returns the present result for ``runtime.on_epoch``, which may look and never steer.
+    rng
+        Generator behind the batch order, so that a continued run draws the same.
+    memory
+        Tensors that `each_epoch` keeps from one epoch to the next; saved with the checkpoint.
+    runtime
+        Progress bar, checkpoint folder, `on_epoch`.
+
+    Raises
+    ------
+    ScdanceError
+        The loss is no longer finite.
+    InputError
+        The checkpoint folder belongs to another call.
+    """
+    from tqdm.auto import tqdm
+
+    runtime = runtime or Runtime()
+    memory = {} if memory is None else memory
+    turns = [(step, net.parameters())] if callable(step) else list(step)
+    steps = [each for each, _ in turns]
+    optimizers = [_optimizer(parameters, how) for _, parameters in turns]
+    names = ["loss"] if len(steps) == 1 else [f"loss_{i + 1}" for i in range(len(steps))]
+    run = _Run(net, optimizers, rng, memory, Log({name: [] for name in names}))
+    saved = _Checkpoint(runtime, stage)
+    saved.restore(run)
+
+    # tqdm: False shows the bar, None hides it where nobody watches
+    bar = tqdm(
+        total=how.epochs, initial=run.log.epochs, desc=stage, leave=False, disable=_hidden(runtime.progress)
+    )
+    try:
+        while not run.log.stopped:
+            if run.log.epochs >= how.epochs:
+                run.log.stopped = f"all {how.epochs} epochs"
+                break
+            net.eval()
+            stop = each_epoch(run.log.epochs) if each_epoch is not None else None
+            if stop:
+                run.log.stopped = stop
+                break
+            net.train()
+            _epoch(steps, optimizers, batches, how, run, names)
+            net.eval()
+            if valid is not None:
+                with torch.no_grad():
+                    run.judge(float(valid()), how)
+            run.log.epochs += 1
+            bar.update()
+            if runtime.on_epoch is not None and look is not None:
+                with torch.random.fork_rng(), torch.no_grad():
+                    runtime.on_epoch(stage, run.log.epochs, look)
+            if run.log.epochs % CHECKPOINT_EVERY == 0:
+                saved.keep(run)
+    finally:
+        bar.close()
+    run.finish()
+    net.eval()
+    saved.keep(run)
+    return run.log
+
+
+def _hidden(progress: bool | None) -> bool | None:
+    return None if progress is None else not progress
+
+
+def _epoch(
+    steps: list[Step],
+    optimizers: list[torch.optim.Optimizer],
+    batches: Iterable[Any],
+    how: Train,
+    run: _Run,
+    names: list[str],
+) -> None:
+    """One pass over the batches; appends the mean loss of each step to the history."""
+    total, n = [0.0] * len(steps), 0
+    for batch in batches:
+        for i, (step, optimizer) in enumerate(zip(steps, optimizers, strict=True)):
+            optimizer.zero_grad(set_to_none=True)
+            loss = step(batch)
+            loss.backward()
+            if how.clip is not None:
+                nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], how.clip)
+            optimizer.step()
+            total[i] += float(loss.detach())
+        n += 1
+    for name, value in zip(names, total, strict=True):
+        run.log.history[name].append(value / max(n, 1))
+    if not all(math.isfinite(value) for value in total):
+        msg = (
+            f"The training loss is no longer finite in epoch {run.log.epochs + 1}. Pass a smaller `lr` (now {how.lr:g}) "
+            "or a bound on the gradient (`clip=1.0`); if it persists, look for cells with extreme counts."
+        )
+        raise ScdanceError(msg)
+
+
+def _optimizer(parameters: Iterable[nn.Parameter], how: Train) -> torch.optim.Optimizer:
+    parameters = list(parameters)
+    numbers = {"lr": how.lr, "weight_decay": how.weight_decay}
+    if how.optimizer == "amsgrad":
+        return torch.optim.Adam(parameters, amsgrad=True, **numbers)
+    makers = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "adadelta": torch.optim.Adadelta,
+        "sgd": torch.optim.SGD,
+    }
+    return makers[how.optimizer](parameters, **numbers)
+
+
+@dataclass
+class _Run:
+    """All that changes during a stage: what a checkpoint must hold."""
+
+    net: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    rng: np.random.Generator | None
+    memory: dict[str, torch.Tensor]
+    log: Log
+    best: dict[str, torch.Tensor] | None = None
+    best_loss: float = math.inf
+    waited: int = 0
+
+    def judge(self, loss: float, how: Train) -> None:
+        """Note a validation loss; keep the weights if it is the best, and see whether patience is at its end."""
+        self.log.history.setdefault("valid_loss", []).append(loss)
+        if loss < self.best_loss - how.min_delta:
+            self.best_loss, self.waited = loss, 0
+            self.best = copy.deepcopy(self.net.state_dict())
+            return
+        self.waited += 1
+        if how.patience is not None and self.waited >= how.patience:
+            self.log.stopped = f"no better validation loss in {how.patience} epochs"
+
+    def finish(self) -> None:
+        if self.best is not None:
+            self.net.load_state_dict(self.best)
+            self.best = None
+
+
+class _Checkpoint:
+    """The state of a stage in one safetensors file, replaced atomically."""
+
+    def __init__(self, runtime: Runtime, stage: str):
+        self.fingerprint = runtime.fingerprint
+        self.file: Path | None = (
+            None if runtime.checkpoint is None else runtime.checkpoint / f"{stage}.safetensors"
+        )
+
+    def keep(self, run: _Run) -> None:
+        if self.file is None:
+            return
+        from safetensors.torch import save_file
+
+        tensors = {f"net/{k}": v for k, v in run.net.state_dict().items()}
+        tensors |= {f"memory/{k}": v for k, v in run.memory.items()}
+        tensors |= {f"best/{k}": v for k, v in (run.best or {}).items()}
+        tensors["random/torch"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random/cuda"] = torch.cuda.get_rng_state()
+        for i, optimizer in enumerate(run.optimizers):
+            for j, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{i}/{j}/{k}": torch.as_tensor(v) for k, v in state.items()}
+        told = {
+            "fingerprint": self.fingerprint,
+            "history": run.log.history,
+            "epochs": run.log.epochs,
+            "stopped": run.log.stopped,
+            "best_loss": run.best_loss,
+            "waited": run.waited,
+            "rng": None if run.rng is None else run.rng.bit_generator.state,
+        }
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        new = self.file.with_suffix(".part")
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
+            new,
+            {"state": json.dumps(told)},
+        )
+        os.replace(new, self.file)
+
+    def restore(self, run: _Run) -> None:
+        if self.file is None or not self.file.exists():
+            return
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.file, framework="pt") as opened:
+                told = json.loads(opened.metadata()["state"])
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, not a dict
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            msg = f"The checkpoint {self.file} is damaged ({error}); remove it to start anew."
+            raise InputError(msg) from error
+        if told["fingerprint"] != self.fingerprint:
+            msg = (
+                f"{self.file} is the checkpoint of another call (method, parameters, seed or data differ). "
+                "Pass another folder as `checkpoint=`, or remove this one to start anew."
+            )
+            raise InputError(msg)
+        run.net.load_state_dict(_under("net/", tensors))
+        run.memory.update(_under("memory/", tensors))
+        run.best = _under("best/", tensors) or None
+        run.log.history, run.log.epochs, run.log.stopped = told["history"], told["epochs"], told["stopped"]
+        run.best_loss, run.waited = told["best_loss"], told["waited"]
+        torch.set_rng_state(tensors["random/torch"])
+        if "random/cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random/cuda"])
+        if run.rng is not None:
+            run.rng.bit_generator.state = told["rng"]
+        for i, optimizer in enumerate(run.optimizers):
+            state: dict[int, dict[str, torch.Tensor]] = {}
+            for name, value in _under(f"optimizer/{i}/", tensors).items():
+                j, key = name.split("/", 1)
+                state.setdefault(int(j), {})[key] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

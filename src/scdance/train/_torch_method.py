@@ -1,0 +1,97 @@
+"""The base of all methods with a net: device, seeding, training, loading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from scdance._checks import InputError
+from scdance._core.cells import Cells
+from scdance._core.method import Method
+from scdance._settings import logger, settings
+
+from ._batches import Batch, Batches
+from ._loop import Log, loop
+from ._train import Train
+
+
+class TorchMethod(Method):
+    """Base of methods with a net.
+
+    A subclass writes :meth:`net`, which builds the untrained net from knobs and fitted facts and which both
+    `fit` and `load` call, and keeps the trained one as ``net_``.
+
+    Parameters
+    ----------
+    training
+        main stage of training
+    """
+
+    training: Train = Train()
+
+    def net(self) -> nn.Module:
+        """Build the untrained net."""
+        raise NotImplementedError
+
+    @property
+    def target(self) -> torch.device:
+        """The device that `device` means."""
+        name = self.device if self.device != "auto" else settings.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            found = torch.device(name)
+        except RuntimeError as error:
+            msg = f"device={name!r} is not a device of PyTorch; pass 'auto', 'cpu', 'cuda' or 'mps'."
+            raise InputError(msg) from error
+        there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(
+            found.type, lambda: True
+        )
+        if not there():
+            msg = f"device={name!r}, but PyTorch {torch.__version__} finds no such device here; pass device='cpu'."
+            raise InputError(msg)
+        return found
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Seed torch inside a fork of its random state, and put thread count and state back afterwards."""
+        device = self.target
+        logger.info("%s: running on %s", self.name, device)
+        threads = torch.get_num_threads()
+        forked = [device.index or 0] if device.type == "cuda" else []
+        with super().session(), torch.random.fork_rng(devices=forked):
+            torch.manual_seed(self.random_state)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(threads)
+
+    def rng(self, stage: str) -> np.random.Generator:
+        """A generator of this method's seed for one purpose."""
+        return np.random.default_rng([self.random_state, *stage.encode()])
+
+    def learn(self, step: Any, net: nn.Module, how: Train, *, stage: str = "training", **knobs: Any) -> Log:
+        """Run :func:`loop` and keep its history under the name of the stage."""
+        log = loop(step, net, how, stage=stage, runtime=self.runtime, **knobs)
+        if not hasattr(self, "history_"):
+            self.history_: dict[str, np.ndarray] = {}
+        self.history_ |= {f"{stage}_{name}": np.asarray(values) for name, values in log.history.items()}
+        self.epochs_ = getattr(self, "epochs_", 0) + log.epochs
+        self.stopped_ = "; ".join(filter(None, [getattr(self, "stopped_", ""), f"{stage}: {log.stopped}"]))
+        return log
+
+    def map(self, f: Callable[[Batch], torch.Tensor], cells: Cells, *, size: int = 1024) -> np.ndarray:
+        """Apply `f` to all cells in order, without gradients: its values row by row, as one array."""
+        with torch.no_grad():
+            parts = [f(batch).cpu().numpy() for batch in Batches(cells, size, device=self.target)]
+        return np.concatenate(parts)
+
+    def _load_net(self, arrays: dict[str, np.ndarray]) -> None:
+        self.net_ = self.net().to(self.target)
+        self.net_.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+        self.net_.eval()
