@@ -1,3 +1,5 @@
+__version__: str
+
 from . import datasets as datasets
 from . import metrics as metrics
 from . import pl as pl

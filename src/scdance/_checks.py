@@ -56,7 +56,7 @@ def nearest(name: object, names: Iterable[str]) -> str:
     return f" Did you mean {found[0]!r}?" if found else ""
 
 
-def one_of(value: Any, names: Iterable[str], what: str) -> Any:
+def one_of(value: Any, names: Iterable[Any], what: str) -> Any:
     """Refuse a `value` that is not among `names`."""
     names = list(names)
     if value not in names:
@@ -98,7 +98,10 @@ def column(table: Any, key: str, *, where: str, what: str, argument: str) -> Any
         raise WrongTypeError(msg)
     if key not in table:
         names = [str(name) for name in table]
-        msg = f"No {key!r} in `{where}`; it has {listed(names)}. Pass the name of {what} as `{argument}=`.{nearest(key, names)}"
+        msg = (
+            f"No {key!r} in `{where}`; it has {listed(names)}. "
+            f"Pass the name of {what} as `{argument}=`.{nearest(key, names)}"
+        )
         raise MissingKeyError(msg)
     return table[key]
 

@@ -16,11 +16,16 @@ PARAMETERS = {
     ),
     "use_rep": "Key of ``adata.obsm`` to work on instead of the expression, for methods that can.",
     "batch_key": "Column of ``adata.obs`` with the batches, for methods that use them.",
-    "neighbors_key": "Key of ``adata.uns`` of a neighbour graph by :func:`scanpy.pp.neighbors`, for methods that can use it.",
-    "key_added": "Name of the results; None: the name of the method. A slot that another tool wrote is never overwritten.",
-    "preset": 'Published settings kept beside the method: ``"paper"``, ``"dance"`` or a data set\'s name. Typed parameters win.',
+    "neighbors_key": "Key of ``adata.uns`` of a graph by :func:`scanpy.pp.neighbors`, for methods that use one.",
+    "key_added": "Name of the results; None: that of the method. A slot that another tool wrote is never overwritten.",
+    "preset": (
+        'Published settings kept beside the method: ``"paper"``, ``"dance"`` or a data set\'s name. '
+        "Typed parameters win."
+    ),
     "recipe": '``"default"``: the preprocessing of the method, on a private copy. None: the values as they are.',
-    "random_state": "Seed: a whole number, a numpy Generator (a child is spawned) or None. Equal seeds give equal results on CPU.",
+    "random_state": (
+        "Seed: a whole number, a numpy Generator (a child is spawned) or None. Equal seeds give equal results on CPU."
+    ),
     "device": '``"auto"`` (CUDA if present, else CPU), ``"cpu"``, ``"cuda"`` or ``"mps"``.',
     "progress": "Show a progress bar; None: only on a terminal or in a notebook.",
     "checkpoint": (

@@ -45,7 +45,8 @@ def fit(
     {adata}
     method
         Name of a method, a class or an instance of your own; None: the default of the task.
-    {layer, use_rep, batch_key, neighbors_key, preset, recipe, random_state, device, progress, checkpoint, params}
+    {layer, use_rep, batch_key, neighbors_key, preset, recipe}
+    {random_state, device, progress, checkpoint, params}
 
     Returns
     -------
@@ -62,9 +63,7 @@ def fit(
     >>> model = sd.fit("cluster", adata, method="kmeans", n_clusters=8)
     >>> sd.tl.cluster(adata, method=model)
     """
-    model = make(
-        task, method or task_of(task).default, params, preset=preset, random_state=random_state, device=device
-    )
+    model = make(task, method or task_of(task).default, params, preset=preset, random_state=random_state, device=device)
     cells = read(
         adata,
         model,

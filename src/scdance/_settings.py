@@ -29,15 +29,12 @@ class Settings:
         environment variable ``SCDANCE_DATA_DIR``.
     offline
         Never download; starts as True if the environment variable ``SCDANCE_OFFLINE`` is set.
-    max_result_gb
-        Results larger than this many gigabytes are refused before anything runs.
     """
 
     device: str = "auto"
     progress: bool | None = None
     data_dir: Path | None = field(default_factory=_data_dir)
     offline: bool = field(default_factory=lambda: bool(os.environ.get("SCDANCE_OFFLINE")))
-    max_result_gb: float = 8.0
 
 
 settings = Settings()

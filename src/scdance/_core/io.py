@@ -11,8 +11,8 @@ import scipy.sparse as sp
 
 from scdance import _checks
 from scdance._checks import InputError, MissingKeyError, WrongTypeError, listed, warn
-from scdance._settings import logger, settings
-from scdance.pp import OnDisk, Recipe, Rows, blocks, canonical, is_on_disk
+from scdance._settings import logger
+from scdance.pp import FittedRecipe, OnDisk, Recipe, Rows, Transformed, blocks, canonical, is_on_disk
 
 from .cells import Cells
 from .method import Method
@@ -80,8 +80,7 @@ def read(
             "kind": "given",
         }
         return Cells(
-            prep=prepared
-            or Recipe().fit(sp.csr_matrix((1, 0), dtype=np.float32), np.ones(1), np.array([], dtype=str)),
+            prep=prepared or FittedRecipe(np.array([], dtype=str)),
             rows=np.arange(adata.n_obs),
             n_obs_in=adata.n_obs,
             n_vars_in=adata.n_vars,
@@ -136,12 +135,8 @@ def read(
 
 
 def _subset(counts: Rows, rows: np.ndarray) -> Rows:
-    from scdance.pp import Transformed
-
     return (
-        counts[rows]
-        if sp.issparse(counts)
-        else Transformed(counts, rows, lambda block, there: block, counts.shape[1])
+        counts[rows] if sp.issparse(counts) else Transformed(counts, rows, lambda block, there: block, counts.shape[1])
     )
 
 
@@ -150,7 +145,10 @@ def _refuse_unused(model: Method, **given: Any) -> None:
     kinds = {"use_rep": "rep", "batch_key": "batch", "neighbors_key": "graph"}
     for argument, value in given.items():
         if value is not None and kinds[argument] not in (*model.needs, *model.uses):
-            msg = f"{type(model).__name__} takes no `{argument}=`; it reads {listed((*model.needs, *model.uses))}. Leave it out."
+            msg = (
+                f"{type(model).__name__} takes no `{argument}=`; it reads {listed((*model.needs, *model.uses))}. "
+                "Leave it out."
+            )
             raise InputError(msg)
     if "batch" in model.needs and given["batch_key"] is None:
         msg = f"{type(model).__name__} needs the batch of each cell: pass a column of `adata.obs` as `batch_key=`."
@@ -160,9 +158,7 @@ def _refuse_unused(model: Method, **given: Any) -> None:
 def _matrix(adata: Any, layer: str | None) -> tuple[Any, str]:
     """The matrix to read and its name: `layer`, else layers["counts"], else X."""
     if layer is not None:
-        _checks.column(
-            adata.layers, layer, where="adata.layers", what="the layer with the counts", argument="layer"
-        )
+        _checks.column(adata.layers, layer, where="adata.layers", what="the layer with the counts", argument="layer")
         return adata.layers[layer], f"layers[{layer!r}]"
     if "counts" in adata.layers:
         return adata.layers["counts"], "layers['counts']"
@@ -213,15 +209,14 @@ def _scan(x: Rows, adata: Any, where: str, model: Method) -> tuple[str, np.ndarr
     there = f" The object also holds {listed(others)}." if others else ""
     how = (
         "Pass the layer with raw counts as `layer=`"
-        + (
-            " (from raw: `adata.layers['counts'] = adata.raw[:, adata.var_names].X`)"
-            if "raw" in others
-            else ""
-        )
+        + (" (from raw: `adata.layers['counts'] = adata.raw[:, adata.var_names].X`)" if "raw" in others else "")
         + "."
     )
     if low < 0:
-        msg = f"`{where}` has negative values (down to {low:.3g}): it looks scaled, but {model.name or type(model).__name__} needs counts.{there} {how}"
+        msg = (
+            f"`{where}` has negative values (down to {low:.3g}): it looks scaled, but "
+            f"{model.name or type(model).__name__} needs counts.{there} {how}"
+        )
         raise InputError(msg)
     if high > 2**24:
         msg = f"`{where}` has values up to {high:.3g}; counts above 2**24 = 16,777,216 cannot be held exactly. {how}"
@@ -257,13 +252,9 @@ def _batch(adata: Any, key: str, model: Method) -> tuple[np.ndarray, int]:
     """Batch codes, in the order of the training batches where the model is fitted; −1 for an unseen one."""
     import pandas as pd
 
-    values = _checks.column(
-        adata.obs, key, where="adata.obs", what="the column with the batches", argument="batch_key"
-    )
+    values = _checks.column(adata.obs, key, where="adata.obs", what="the column with the batches", argument="batch_key")
     if pd.isna(values).any():
-        msg = (
-            f"`adata.obs[{key!r}]` has {int(pd.isna(values).sum())} missing values; every cell needs a batch."
-        )
+        msg = f"`adata.obs[{key!r}]` has {int(pd.isna(values).sum())} missing values; every cell needs a batch."
         raise InputError(msg)
     known = getattr(model, "batches_", None)
     names = sorted(values.astype(str).unique()) if known is None else list(known)
@@ -277,14 +268,10 @@ def batch_names(adata: Any, key: str | None) -> list[str] | None:
 
 
 def _representation(adata: Any, key: str) -> np.ndarray:
-    values = _checks.column(
-        adata.obsm, key, where="adata.obsm", what="the representation", argument="use_rep"
-    )
+    values = _checks.column(adata.obsm, key, where="adata.obsm", what="the representation", argument="use_rep")
     values = np.asarray(values, dtype=np.float32)
     if not np.isfinite(values).all():
-        msg = (
-            f"`adata.obsm[{key!r}]` has {int((~np.isfinite(values)).sum())} values that are NaN or infinite."
-        )
+        msg = f"`adata.obsm[{key!r}]` has {int((~np.isfinite(values)).sum())} values that are NaN or infinite."
         raise InputError(msg)
     return values
 
@@ -298,9 +285,7 @@ def _graph(adata: Any, key: str) -> sp.csr_matrix:
         argument="neighbors_key",
     )
     name = found.get("connectivities_key", "connectivities") if hasattr(found, "get") else "connectivities"
-    return canonical(
-        _checks.column(adata.obsp, name, where="adata.obsp", what="the graph", argument="neighbors_key")
-    )
+    return canonical(_checks.column(adata.obsp, name, where="adata.obsp", what="the graph", argument="neighbors_key"))
 
 
 # ---------------------------------------------------------------------- write
@@ -342,13 +327,6 @@ def check_slots(data: Any, task: Task, key_added: str | None, model: Method) -> 
     return key
 
 
-def check_size(n_bytes: float, what: str) -> None:
-    """Refuse a result larger than `settings.max_result_gb`."""
-    if n_bytes > settings.max_result_gb * 1e9:
-        msg = f"{what} would take {n_bytes / 1e9:.1f} GB, more than `scdance.settings.max_result_gb` = {settings.max_result_gb:g}."
-        raise InputError(msg)
-
-
 def write(
     adata: Any,
     task: Task,
@@ -364,18 +342,13 @@ def write(
         for part, value in result.items()
     }
     record = plain({**record, "slots": np.array([f"{where}/{name}" for where, name in values])})
-    stale = [
-        tuple(s.split("/", 1)) for s in np.asarray(record_of(adata, task, key).get("slots", []), dtype=str)
-    ]
+    stale = [tuple(s.split("/", 1)) for s in np.asarray(record_of(adata, task, key).get("slots", []), dtype=str)]
     if adata.is_view:
-        adata._init_as_actual(
-            adata.copy()
-        )  # as scanpy does: a view becomes an object of its own when written to
+        adata._init_as_actual(adata.copy())  # as scanpy does: a view becomes an object of its own when written to
     with _restored(adata, [*values, *stale]):
         for where, name in stale:
-            getattr(adata, where).pop(name, None) if where != "obs" else adata.obs.drop(
-                columns=name, errors="ignore", inplace=True
-            )
+            if name in getattr(adata, where):
+                del getattr(adata, where)[name]
         for (where, name), value in values.items():
             getattr(adata, where)[name] = value
         adata.uns.setdefault(ROOT, {}).setdefault(task.name, {})[key] = record
@@ -384,9 +357,7 @@ def write(
 @contextmanager
 def _restored(adata: Any, slots: list[Any]) -> Iterator[None]:
     """Put slots and records back as they were if anything fails, Ctrl-C included."""
-    before = {
-        (where, name): getattr(adata, where)[name] for where, name in slots if name in getattr(adata, where)
-    }
+    before = {(where, name): getattr(adata, where)[name] for where, name in slots if name in getattr(adata, where)}
     order = list(adata.obs.columns)
     root = {task: dict(keys) for task, keys in adata.uns[ROOT].items()} if ROOT in adata.uns else None
     try:
@@ -414,7 +385,7 @@ def _stored(slot: Slot, value: Any, names: list[str], cells: Cells, obs_names: A
     if slot.kind == "category":
         codes = np.full(n, -1, dtype=np.int32)
         codes[cells.rows] = value
-        return pd.Categorical.from_codes(codes, categories=names)
+        return pd.Categorical.from_codes(codes, categories=pd.Index(names))
     value = np.asarray(value, dtype=np.float32)
     # a cell without counts: no evidence, so score and embedding 0 and all clusters equally likely
     fill = 1 / value.shape[1] if slot.kind == "frame" else 0

@@ -57,13 +57,19 @@ def documented(doc: str | None) -> dict[str, str]:
     return found
 
 
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
 def _prefix(field: str) -> str:
     """ "training" → "", "pretraining" → "pretrain_"."""
     return "" if field == "training" else field.removesuffix("ing") + "_"
 
 
 @cache
-def knobs(cls: type) -> dict[str, Knob]:
+def knobs(cls: Any) -> dict[str, Knob]:
     """Knobs of a method class by flat name; those of its training stages come prefixed."""
     hints = typing.get_type_hints(cls)
     texts: dict[str, str] = {}
@@ -71,20 +77,16 @@ def knobs(cls: type) -> dict[str, Knob]:
         texts |= documented(base.__doc__)
     found = {}
     for field in dataclasses.fields(cls):
-        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+        default = _default(field)
         if not dataclasses.is_dataclass(default):
-            found[field.name] = Knob(
-                field.name, hints[field.name], default, texts.get(field.name, ""), (field.name,)
-            )
+            found[field.name] = Knob(field.name, hints[field.name], default, texts.get(field.name, ""), (field.name,))
             continue
         inner, inner_texts = typing.get_type_hints(type(default)), documented(type(default).__doc__)
         stage = f" ({texts[field.name]})" if texts.get(field.name) else ""
         for part in dataclasses.fields(default):
             name = _prefix(field.name) + part.name
             text = inner_texts.get(part.name, "") + stage
-            found[name] = Knob(
-                name, inner[part.name], getattr(default, part.name), text, (field.name, part.name)
-            )
+            found[name] = Knob(name, inner[part.name], getattr(default, part.name), text, (field.name, part.name))
     return found
 
 
@@ -96,9 +98,7 @@ def build(cls: type, values: dict[str, Any]) -> Any:
     for name, value in values.items():
         if name not in known:
             names = [n for n in known if n not in RUN_KNOBS]
-            msg = (
-                f"{cls.__name__} has no parameter {name!r}; it has {listed(names, 60)}.{nearest(name, names)}"
-            )
+            msg = f"{cls.__name__} has no parameter {name!r}; it has {listed(names, 60)}.{nearest(name, names)}"
             raise UnknownParameterError(msg)
         knob = known[name]
         value = _fitting(value, knob, cls.__name__)
@@ -106,10 +106,7 @@ def build(cls: type, values: dict[str, Any]) -> Any:
             plain[name] = value
         else:
             nested.setdefault(knob.path[0], {})[knob.path[1]] = value
-    stages = {
-        f.name: f.default if f.default is not dataclasses.MISSING else f.default_factory()
-        for f in dataclasses.fields(cls)
-    }  # type: ignore[misc]
+    stages = {field.name: _default(field) for field in dataclasses.fields(cls)}
     for stage, numbers in nested.items():
         plain[stage] = dataclasses.replace(stages[stage], **numbers)
     return cls(**plain)
@@ -138,7 +135,9 @@ def _fitting(value: Any, knob: Knob, owner: str) -> Any:
             if hint is float:
                 return float(value)
             return tuple(value) if get_origin(hint) is tuple else value
-    msg = f"{owner}: {knob.name}={value!r}, but it must be {readable(knob.hint)} (default {knob.default!r}). {knob.text}"
+    msg = (
+        f"{owner}: {knob.name}={value!r}, but it must be {readable(knob.hint)} (default {knob.default!r}). {knob.text}"
+    )
     raise InputError(msg)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -80,6 +80,12 @@ class Method:
     exempt: ClassVar[dict[str, str]] = {}  # common checks that it cannot pass: name → reason
 
     runtime = Runtime()
+
+    if TYPE_CHECKING:  # set by `run`, beside what `fit` learns
+        prep_: FittedRecipe
+        categories_: list[str]
+        fitted_on_: str
+        net_: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -207,7 +213,9 @@ def read_saved(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]
     """Card and arrays of a saved method, or an error that says what is wrong with the folder."""
     path = Path(path)
     if not (path / _JSON).is_file() or not (path / _ARRAYS).is_file():
-        msg = f"{path} holds no saved method: expected a folder with {_JSON} and {_ARRAYS}, as `model.save(path)` writes."
+        msg = (
+            f"{path} holds no saved method: expected a folder with {_JSON} and {_ARRAYS}, as `model.save(path)` writes."
+        )
         raise InputError(msg)
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -220,7 +228,10 @@ def read_saved(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]
         msg = f"The saved method in {path} is damaged ({error}); save it again or fetch it anew."
         raise InputError(msg) from error
     if found > FORMAT:
-        msg = f"{path} was saved by scdance {card.get('scdance')} in format {found}; this version reads up to {FORMAT}: pip install -U scdance."
+        msg = (
+            f"{path} was saved by scdance {card.get('scdance')} in format {found}; "
+            f"this version reads up to {FORMAT}: pip install -U scdance."
+        )
         raise InputError(msg)
     return card, arrays
 

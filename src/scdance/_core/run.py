@@ -45,7 +45,10 @@ def make(
     elif isinstance(method, str):
         cls = registry.get(task, method)
     else:
-        msg = f"method must be a name ({listed(registry.names(task))}), a Method or the folder of a saved one, not {method!r}."
+        msg = (
+            f"method must be a name ({listed(registry.names(task))}), a Method or the folder of a saved one, "
+            f"not {method!r}."
+        )
         raise WrongTypeError(msg)
     if cls.task != task:
         msg = f"{cls.__name__} is a method of {cls.task!r}, not of {task!r}."
@@ -59,14 +62,15 @@ def make(
     return build(cls, {**chosen, "random_state": seed_of(random_state), "device": device})
 
 
-def _given(
-    task: str, method: Method, params: dict[str, Any], preset: str | None, random_state: Any
-) -> Method:
+def _given(task: str, method: Method, params: dict[str, Any], preset: str | None, random_state: Any) -> Method:
     """A copy of the user's instance; it carries its own parameters."""
     typed = [*params, *(["preset"] if preset else []), *(["random_state"] if random_state != 0 else [])]
     if typed:
         kind = "fitted" if method.is_fitted else "made"
-        msg = f"The {type(method).__name__} is {kind} already, so {listed(typed)} cannot be set in this call; leave it out or pass a name as `method=`."
+        msg = (
+            f"The {type(method).__name__} is {kind} already, so {listed(typed)} cannot be set in this call; "
+            "leave it out or pass a name as `method=`."
+        )
         raise _checks.UnknownParameterError(msg)
     if not method.task:
         type(method).task, type(method).name = task, method.name or type(method).__name__.lower()
@@ -84,12 +88,11 @@ def seed_of(random_state: Any) -> int:
         random_state = random_state.spawn(1)[0].integers(2**31)
     elif random_state is None:
         random_state = np.random.default_rng().integers(2**31)
-    if (
-        isinstance(random_state, bool)
-        or not hasattr(random_state, "__index__")
-        or not 0 <= random_state < 2**32
-    ):
-        msg = f"random_state must be a whole number from 0 to 2**32 − 1, a numpy Generator or None, but is {random_state!r}."
+    if isinstance(random_state, bool) or not hasattr(random_state, "__index__") or not 0 <= random_state < 2**32:
+        msg = (
+            "random_state must be a whole number from 0 to 2**32 − 1, a numpy Generator or None, "
+            f"but is {random_state!r}."
+        )
         raise InputError(msg)
     return int(random_state)
 
@@ -99,7 +102,10 @@ def load(path: str | Path) -> Method:
     card, _ = read_saved(path)
     task, name = card["task"], card["name"]
     if task not in TASKS or name not in registry.names(task):
-        msg = f"{path} holds {name!r} of task {task!r}, which is not in scdance; load it with its own class: `YourMethod.load({str(path)!r})`."
+        msg = (
+            f"{path} holds {name!r} of task {task!r}, which is not in scdance; "
+            f"load it with its own class: `YourMethod.load({str(path)!r})`."
+        )
         raise InputError(msg)
     return registry.get(task, name).load(path)
 
@@ -117,7 +123,10 @@ def solve(
     cells = roles[task.roles[-1]]
     if model.is_fitted and not model.inductive and getattr(model, "fitted_on_", "") != _who(cells):
         others = [name for name in registry.names(task.name) if registry.get(task.name, name).inductive]
-        msg = f"{type(model).__name__} can answer only for the cells it was fitted on. Methods that can label new cells: {listed(others)}."
+        msg = (
+            f"{type(model).__name__} can answer only for the cells it was fitted on. "
+            f"Methods that can label new cells: {listed(others)}."
+        )
         raise InputError(msg)
     model.runtime = Runtime(
         progress=settings.progress if progress is None else progress,
@@ -160,9 +169,7 @@ def _fingerprint(model: Method, cells: Cells) -> str:
     from scdance import __version__
 
     told = hashlib.sha256(
-        repr(
-            (model.task, model.name, __version__, model.random_state, values_of(model), cells.n_vars)
-        ).encode()
+        repr((model.task, model.name, __version__, model.random_state, values_of(model), cells.n_vars)).encode()
     )
     for part in (cells.depth, cells.rep, cells.batch, "\n".join(cells.var_names.tolist()).encode()):
         told.update(part.tobytes() if isinstance(part, np.ndarray) else part or b"")
@@ -175,9 +182,7 @@ def _n_categories(result: dict[str, Any]) -> int:
 
 def check_result(task: Task, result: dict[str, Any], cells: Cells) -> dict[str, Any]:
     """Hold a method to what its task gives: parts, shapes, types, ranges. A breach is a bug of the method."""
-    problems = [
-        f"{part!r} is missing" for part in task.gives if part not in result and part not in task.optional
-    ]
+    problems = [f"{part!r} is missing" for part in task.gives if part not in result and part not in task.optional]
     problems += [f"{part!r} is not a part of {task.name!r}" for part in result if part not in task.gives]
     out = {}
     for part, slot in task.gives.items():
@@ -188,9 +193,7 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells) -> dict[str, 
         out[part] = value
         dims = 2 if slot.kind in ("matrix", "frame") else 1
         if value.ndim != dims or len(value) != cells.n_obs:
-            problems.append(
-                f"{part!r} has shape {value.shape}, expected {dims} dimension(s) and {cells.n_obs} rows"
-            )
+            problems.append(f"{part!r} has shape {value.shape}, expected {dims} dimension(s) and {cells.n_obs} rows")
         elif not np.isfinite(value).all():
             problems.append(f"{part!r} has values that are not finite")
         elif slot.kind == "category" and value.min() < 0:
@@ -205,9 +208,7 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells) -> dict[str, 
     return out
 
 
-def record(
-    model: Method, *, preset: str | None, seconds: float, cells: Cells, recipe: str | None
-) -> dict[str, Any]:
+def record(model: Method, *, preset: str | None, seconds: float, cells: Cells, recipe: str | None) -> dict[str, Any]:
     """The run record of a call, as `uns` keeps it."""
     from scdance import __version__
 
@@ -223,9 +224,7 @@ def record(
             "n_obs": cells.n_obs,
             "n_vars": cells.n_vars,
         },
-        "history": {
-            name: np.asarray(values, dtype=float) for name, values in getattr(model, "history_", {}).items()
-        },
+        "history": {name: np.asarray(values, dtype=float) for name, values in getattr(model, "history_", {}).items()},
         "epochs": int(getattr(model, "epochs_", 0)),
         "stopped": str(getattr(model, "stopped_", "")),
         "seconds": seconds,

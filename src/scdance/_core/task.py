@@ -62,9 +62,7 @@ CLUSTER = Task(
             "probability of each cluster, (n_obs, n_clusters) float32, rows sum to 1",
             "frame",
         ),
-        "score": Slot(
-            "obs", "{key}_score", "how sure the assignment is, (n_obs,) float32 in [0, 1]", "vector"
-        ),
+        "score": Slot("obs", "{key}_score", "how sure the assignment is, (n_obs,) float32 in [0, 1]", "vector"),
     },
     optional=("embedding", "proba", "score"),
     metrics=("ari", "nmi"),

@@ -49,9 +49,7 @@ def kind_of_names(names: Sequence[str]) -> str:
     found = [m for name in some if (m := _ENSEMBL.match(name))]
     if len(found) > 0.5 * len(some):
         prefix = max(found, key=lambda m: len(m.group(1))).group(1).upper()
-        version = (
-            " with version suffix" if np.mean([bool(_VERSION.search(name)) for name in some]) > 0.5 else ""
-        )
+        version = " with version suffix" if np.mean([bool(_VERSION.search(name)) for name in some]) > 0.5 else ""
         return f"Ensembl ids{version} ({_SPECIES.get(prefix, 'another species')})"
     title = np.mean([name[:1].isupper() and name[1:].islower() for name in some if name[:1].isalpha()] or [0])
     return f"gene symbols ({'mouse' if title > 0.5 else 'human'})"
@@ -97,8 +95,5 @@ def _no_overlap(wanted: list[str], present: list[str], n_shared: int, what: str)
             + "They agree but for upper and lower case: rename them, `adata.var_names = adata.var_names.str.upper()`."
         )
     if sum(_VERSION.sub("", name) in bare for name in present) > enough:
-        return (
-            msg
-            + "They agree but for the version suffix: `adata.var_names = adata.var_names.str.split('.').str[0]`."
-        )
+        return msg + "They agree but for the version suffix: `adata.var_names = adata.var_names.str.split('.').str[0]`."
     return msg + "Set `adata.var_names` to the kind of identifier the model was fitted with."

@@ -53,9 +53,7 @@ class PCA:
         mean = total / n_obs
         self.mean_ = mean.astype(np.float32)
         square -= n_obs * np.outer(mean, mean)
-        _, vectors = eigh(
-            square, subset_by_index=[n_vars - k, n_vars - 1], overwrite_a=True, check_finite=False
-        )
+        _, vectors = eigh(square, subset_by_index=[n_vars - k, n_vars - 1], overwrite_a=True, check_finite=False)
         return vectors[:, ::-1]
 
     def _by_iteration(self, dense_blocks: Callable, n_obs: int, n_vars: int, k: int) -> np.ndarray:

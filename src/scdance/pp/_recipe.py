@@ -37,9 +37,7 @@ class _Block:
         return _Block(counts if same else self.x[:, columns], counts, self.depth)
 
     def with_data(self, data: np.ndarray) -> _Block:
-        x = sp.csr_matrix(
-            (data.astype(np.float32, copy=False), self.x.indices, self.x.indptr), shape=self.x.shape
-        )
+        x = sp.csr_matrix((data.astype(np.float32, copy=False), self.x.indices, self.x.indptr), shape=self.x.shape)
         return _Block(x, self.counts, self.depth)
 
 
@@ -140,9 +138,7 @@ class select_genes:
     """
 
     @staticmethod
-    def fit(
-        stream: Stream, *, n_top: int | None = 2000, flavor: str = "deviance", log_input: bool = False
-    ) -> State:
+    def fit(stream: Stream, *, n_top: int | None = 2000, flavor: str = "deviance", log_input: bool = False) -> State:
         n_vars = next(stream()).x.shape[1]
         if n_top is None or n_top >= n_vars:
             return {"columns": np.arange(n_vars)}
@@ -175,9 +171,7 @@ def _deviance(stream: Stream) -> np.ndarray:
     return 2 * out
 
 
-def _moments(
-    stream: Stream, apply: Callable[[_Block], np.ndarray] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def _moments(stream: Stream, apply: Callable[[_Block], np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (ddof 1) of each gene over all cells, from CSR blocks, float64."""
     n, total, square = 0, 0.0, 0.0
     for block in stream():
@@ -274,9 +268,7 @@ class Recipe:
         ]
         return " → ".join(texts) or "none"
 
-    def fit(
-        self, counts: Rows, depth: np.ndarray, var_names: np.ndarray, *, log_input: bool = False
-    ) -> FittedRecipe:
+    def fit(self, counts: Rows, depth: np.ndarray, var_names: np.ndarray, *, log_input: bool = False) -> FittedRecipe:
         """Fit all steps to the rows of `counts`, (n_obs, n_vars); `depth` is the sum of each row.
 
         `log_input` says that the values are log-normalised already: the steps that would do it are left out.
@@ -334,9 +326,7 @@ class FittedRecipe:
                 return self.columns
         return align_genes(self.var_names, var_names, what=what).columns
 
-    def apply(
-        self, counts: Rows, rows: np.ndarray, depth: np.ndarray, columns: np.ndarray
-    ) -> tuple[Rows, Rows]:
+    def apply(self, counts: Rows, rows: np.ndarray, depth: np.ndarray, columns: np.ndarray) -> tuple[Rows, Rows]:
         """Values after the once-half, and counts of the same genes: two (len(rows), n_vars) matrices.
 
         Data in memory become two CSR matrices that share their index arrays; data on disk stay there.
@@ -365,10 +355,7 @@ class FittedRecipe:
     def to_json(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Split into what goes into json and the arrays that go beside it."""
         arrays = {
-            f"{i}.{k}": v
-            for i, (_, s) in enumerate(self.states)
-            for k, v in s.items()
-            if isinstance(v, np.ndarray)
+            f"{i}.{k}": v for i, (_, s) in enumerate(self.states) for k, v in s.items() if isinstance(v, np.ndarray)
         }
         plain = [[n, {k: v for k, v in s.items() if not isinstance(v, np.ndarray)}] for n, s in self.states]
         return {"var_names": self.var_names.tolist(), "states": plain}, arrays

@@ -14,9 +14,12 @@ BLOCK = 4096  # rows read at once: 4096 × 20,000 genes at 10 % density are 65 M
 class Rows(Protocol):
     """What methods may ask of a matrix: its shape, and rows of it as CSR. A `csr_matrix` is one."""
 
-    shape: tuple[int, int]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of rows and columns."""
 
-    def __getitem__(self, rows: Any) -> sp.csr_matrix: ...
+    def __getitem__(self, rows: Any) -> Any:
+        """Rows as CSR."""
 
 
 def canonical(block: Any) -> sp.csr_matrix:
@@ -90,8 +93,6 @@ class Transformed:
 
     def __getitem__(self, rows: Any) -> sp.csr_matrix:
         there = self.rows[rows]
-        contiguous = (
-            len(there) and there[-1] - there[0] == len(there) - 1 and bool((np.diff(there) == 1).all())
-        )
+        contiguous = len(there) and there[-1] - there[0] == len(there) - 1 and bool((np.diff(there) == 1).all())
         block = self.base[slice(int(there[0]), int(there[-1]) + 1) if contiguous else there]
         return self.apply(block, there)

@@ -48,7 +48,8 @@ def cluster(
         With a fitted one nothing is trained.
     n_clusters
         Number of clusters; None: estimated by the method, and noted in the run record.
-    {layer, use_rep, batch_key, neighbors_key, key_added, preset, recipe, random_state, device, progress, checkpoint, copy, params}
+    {layer, use_rep, batch_key, neighbors_key, key_added, preset, recipe}
+    {random_state, device, progress, checkpoint, copy, params}
 
     Returns
     -------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,9 +108,7 @@ def loop(
     saved.restore(run)
 
     # tqdm: False shows the bar, None hides it where nobody watches
-    bar = tqdm(
-        total=how.epochs, initial=run.log.epochs, desc=stage, leave=False, disable=_hidden(runtime.progress)
-    )
+    bar = tqdm(total=how.epochs, initial=run.log.epochs, desc=stage, leave=False, disable=_hidden(runtime.progress))
     try:
         while not run.log.stopped:
             if run.log.epochs >= how.epochs:
@@ -171,7 +168,8 @@ def _epoch(
         run.log.history[name].append(value / max(n, 1))
     if not all(math.isfinite(value) for value in total):
         msg = (
-            f"The training loss is no longer finite in epoch {run.log.epochs + 1}. Pass a smaller `lr` (now {how.lr:g}) "
+            f"The training loss is no longer finite in epoch {run.log.epochs + 1}. "
+            f"Pass a smaller `lr` (now {how.lr:g}) "
             "or a bound on the gradient (`clip=1.0`); if it persists, look for cells with extreme counts."
         )
         raise ScdanceError(msg)
@@ -179,7 +177,7 @@ def _epoch(
 
 def _optimizer(parameters: Iterable[nn.Parameter], how: Train) -> torch.optim.Optimizer:
     parameters = list(parameters)
-    numbers = {"lr": how.lr, "weight_decay": how.weight_decay}
+    numbers: dict[str, Any] = {"lr": how.lr, "weight_decay": how.weight_decay}
     if how.optimizer == "amsgrad":
         return torch.optim.Adam(parameters, amsgrad=True, **numbers)
     makers = {
@@ -226,9 +224,7 @@ class _Checkpoint:
 
     def __init__(self, runtime: Runtime, stage: str):
         self.fingerprint = runtime.fingerprint
-        self.file: Path | None = (
-            None if runtime.checkpoint is None else runtime.checkpoint / f"{stage}.safetensors"
-        )
+        self.file: Path | None = None if runtime.checkpoint is None else runtime.checkpoint / f"{stage}.safetensors"
 
     def keep(self, run: _Run) -> None:
         if self.file is None:
@@ -260,7 +256,7 @@ class _Checkpoint:
             new,
             {"state": json.dumps(told)},
         )
-        os.replace(new, self.file)
+        new.replace(self.file)
 
     def restore(self, run: _Run) -> None:
         if self.file is None or not self.file.exists():

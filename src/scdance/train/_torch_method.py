@@ -49,10 +49,8 @@ class TorchMethod(Method):
         except RuntimeError as error:
             msg = f"device={name!r} is not a device of PyTorch; pass 'auto', 'cpu', 'cuda' or 'mps'."
             raise InputError(msg) from error
-        there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(
-            found.type, lambda: True
-        )
-        if not there():
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not there.get(found.type, True):
             msg = f"device={name!r}, but PyTorch {torch.__version__} finds no such device here; pass device='cpu'."
             raise InputError(msg)
         return found

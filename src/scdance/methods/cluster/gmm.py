@@ -75,7 +75,7 @@ class GMM(Method):
         if k is None:
             choice = choose_k(z, how=self.k_method, random_state=self.random_state)
             k, self.notes_ = choice.k, {"k_selection": choice.table}
-        labels, self.centers_, proba = mixture(z, k, n_init=self.n_init, random_state=self.random_state)
+        _, self.centers_, proba = mixture(z, k, n_init=self.n_init, random_state=self.random_state)
         # what Bayes' rule needs for new cells: the last M-step of the mixture
         self.weights_ = proba.mean(axis=0)
         square = proba.T @ z**2 / np.maximum(proba.sum(axis=0), 1e-12)[:, None]
@@ -85,11 +85,7 @@ class GMM(Method):
     def predict(self, *, cells: Cells) -> dict[str, Any]:
         z = self._embed(cells).astype(np.float64)
         precision = 1 / self.variances_.astype(np.float64)
-        square = (
-            z**2 @ precision.T
-            - 2 * z @ (self.centers_ * precision).T
-            + (self.centers_**2 * precision).sum(axis=1)
-        )
+        square = z**2 @ precision.T - 2 * z @ (self.centers_ * precision).T + (self.centers_**2 * precision).sum(axis=1)
         log_p = np.log(self.weights_) - 0.5 * (square + np.log(self.variances_).sum(axis=1))
         log_p -= log_p.max(axis=1, keepdims=True)
         proba = np.exp(log_p)
@@ -97,9 +93,5 @@ class GMM(Method):
         return {"labels": proba.argmax(axis=1), "embedding": z, "proba": proba, "score": proba.max(axis=1)}
 
     def _embed(self, cells: Cells) -> np.ndarray:
-        z = (
-            cells.rep
-            if cells.rep is not None
-            else project(cells.dense_blocks(), self.mean_, self.components_)
-        )
+        z = cells.rep if cells.rep is not None else project(cells.dense_blocks(), self.mean_, self.components_)
         return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12) if self.unit_rows else z

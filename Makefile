@@ -1,0 +1,44 @@
+# demo · test · docs · lint · bench-real · bench-full: each sets up .venv by itself, once; then no network is needed.
+
+# 3.11 first, the version that the PyTorch of constraints-dev.txt is tried with. Each candidate is asked, because
+# a command of that name may be there and not run.
+PYTHON ?= $(shell for p in python3.11 python3.13 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+RUN = .venv/bin/python
+PYTEST = $(RUN) -m pytest -n 2 --dist worksteal
+
+.PHONY: help demo test docs lint bench-real bench-full
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo        cluster the embedded data with every method: a table and a figure in demo/"
+	@echo "make test        all tests but those on real data sets"
+	@echo "make docs        the documentation in docs/_build/html; warnings are errors"
+	@echo "make lint        ruff and mypy"
+	@echo "make bench-real  one seed of everything in tests/golden.toml (needs SCDANCE_DATA_DIR, up to an hour)"
+	@echo "make bench-full  all seeds (needs SCDANCE_DATA_DIR, hours; run it again to continue)"
+
+# Written last, so an interrupted set-up starts again. An environment without pip is the rest of one.
+.venv/.ready: pyproject.toml requirements-dev.txt constraints-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "scdance needs Python 3.11 or newer; found: '$(PYTHON)'." \
+			"Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Setting up .venv with $(PYTHON): a few minutes and 2.5 GB, once."
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(RUN) -m pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+.venv/.docs-ready: .venv/.ready
+	$(RUN) -m pip install --quiet -c constraints-dev.txt -e '.[docs]'
+	@touch $@
+
+test: .venv/.ready
+	$(PYTEST) -m "not real"
+
+lint: .venv/.ready
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+docs: .venv/.docs-ready
+	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html

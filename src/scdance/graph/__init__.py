@@ -1,0 +1,5 @@
+"""Graphs and partitions: arrays in, scipy CSR or codes out."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,17 @@
+from ._bipartite import bipartite as bipartite
+from ._cells import fuzzy as fuzzy
+from ._cells import knn as knn
+from ._ops import normalize as normalize
+from ._ops import self_loops as self_loops
+from ._ops import symmetric as symmetric
+from ._partition import Choice as Choice
+from ._partition import by_size as by_size
+from ._partition import choose_k as choose_k
+from ._partition import kmeans as kmeans
+from ._partition import leiden as leiden
+from ._partition import louvain as louvain
+from ._partition import mixture as mixture
+from ._torch import Sparse as Sparse
+from ._torch import spmm as spmm
+from ._torch import to_dgl as to_dgl
+from ._torch import to_pyg as to_pyg

@@ -1,0 +1,170 @@
+"""The border to torch, PyTorch Geometric and DGL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+
+from scdance._checks import package
+
+
+class Sparse:
+    """A fixed sparse matrix for products with torch tensors, ``a @ x``.
+
+    It holds A and Aᵀ as torch CSR, built once: the gradient of A x is Aᵀ g. The weights are constants,
+    no gradient reaches them.
+
+    Parameters
+    ----------
+    a
+        (n, m), scipy sparse.
+    device
+        Where the tensors lie.
+    """
+
+    def __init__(self, a: csr_matrix, device: str | torch.device = "cpu") -> None:
+        a = a.tocsr()
+        self.shape: tuple[int, int] = a.shape
+        self.forward = _csr(a).to(device)
+        self.backward = _csr(a.T.tocsr()).to(device)
+
+    def to(self, device: str | torch.device) -> Sparse:
+        """Move both matrices to a device; returns the same object."""
+        self.forward, self.backward = self.forward.to(device), self.backward.to(device)
+        return self
+
+    def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
+        return spmm(self, x)
+
+
+def _csr(a: csr_matrix) -> torch.Tensor:
+    # int64 costs 15 % of the product, but int32 is not taken by every build of torch.
+    return torch.sparse_csr_tensor(
+        torch.from_numpy(a.indptr.astype(np.int64)),
+        torch.from_numpy(a.indices.astype(np.int64)),
+        torch.from_numpy(a.data.astype(np.float32)),
+        size=a.shape,
+    )
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, a: Sparse) -> torch.Tensor:
+        ctx.a = a
+        return a.forward @ x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.a.backward @ gradient.contiguous(), None
+
+
+def spmm(a: Sparse, x: torch.Tensor) -> torch.Tensor:
+    """Multiply a fixed sparse matrix with a dense tensor; the gradient goes to the tensor only.
+
+    Parameters
+    ----------
+    a
+        (n, m).
+    x
+        (m, d), float32, on the device of `a`.
+
+    Returns
+    -------
+    (n, d), float32.
+    """
+    product: torch.Tensor = _Product.apply(x, a)
+    return product
+
+
+def to_pyg(a: csr_matrix, x: Any = None, *, nodes: tuple[str, str] | None = None) -> Any:
+    """Hand a graph to PyTorch Geometric.
+
+    Parameters
+    ----------
+    a
+        Weights, CSR; row v holds the edges that arrive at node v, so ``a @ x`` is one round of messages.
+    x
+        Features of the nodes, (n, d); for two kinds of nodes a pair of them, either may be None.
+    nodes
+        None for a graph of one kind of nodes, (n, n). The names of the row nodes and of the column
+        nodes for a bipartite one, (n, m), for example ``("cell", "gene")``.
+
+    Returns
+    -------
+    A ``Data`` with `edge_index`, `edge_weight` and `x`; for two kinds of nodes a ``HeteroData`` with the
+    edges (column node, "to", row node) and the same ones backwards.
+    """
+    from torch_geometric.data import Data, HeteroData
+
+    source, target, weight = _edges(a)
+    if nodes is None:
+        return Data(
+            x=_features(x), edge_index=torch.stack([source, target]), edge_weight=weight, num_nodes=a.shape[0]
+        )
+    data = HeteroData()
+    for name, size, features in zip(nodes, a.shape, x or (None, None), strict=True):
+        data[name].num_nodes = size
+        if features is not None:
+            data[name].x = _features(features)
+    rows, columns = nodes
+    data[columns, "to", rows].edge_index = torch.stack([source, target])
+    data[rows, "to", columns].edge_index = torch.stack([target, source])
+    data[columns, "to", rows].edge_weight = data[rows, "to", columns].edge_weight = weight
+    return data
+
+
+def to_dgl(a: csr_matrix, x: Any = None, *, nodes: tuple[str, str] | None = None) -> Any:
+    """Hand a graph to DGL, an optional package that no method of scdance needs.
+
+    Parameters
+    ----------
+    a
+        Weights, CSR; row v holds the edges that arrive at node v.
+    x
+        Features of the nodes, (n, d); for two kinds of nodes a pair of them, either may be None.
+    nodes
+        None for a graph of one kind of nodes, or the names of the row nodes and of the column nodes.
+
+    Returns
+    -------
+    A ``DGLGraph``; weights in ``edata["w"]``, features in ``ndata["x"]``. With two kinds of nodes it has
+    the edges (column node, "to", row node) and the same ones backwards.
+
+    Raises
+    ------
+    MissingPackageError
+        If dgl cannot be imported; dgl 1.1.3 on Python 3.11 is the version known to work.
+    """
+    dgl = package("dgl", extra="dgl", why="Export to DGL (known to work: dgl==1.1.3 on Python 3.11)")
+    source, target, weight = _edges(a)
+    if nodes is None:
+        graph = dgl.graph((source, target), num_nodes=a.shape[0])
+        graph.edata["w"] = weight
+        if x is not None:
+            graph.ndata["x"] = _features(x)
+        return graph
+    rows, columns = nodes
+    there, back = (columns, "to", rows), (rows, "to", columns)
+    graph = dgl.heterograph(
+        {there: (source, target), back: (target, source)},
+        num_nodes_dict=dict(zip(nodes, a.shape, strict=True)),
+    )
+    graph.edges[there].data["w"] = graph.edges[back].data["w"] = weight
+    for name, features in zip(nodes, x or (None, None), strict=True):
+        if features is not None:
+            graph.nodes[name].data["x"] = _features(features)
+    return graph
+
+
+def _edges(a: csr_matrix) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Source, target and weight of each edge, in the order of the rows."""
+    edges = a.tocoo()
+    source, target = (torch.from_numpy(index.astype(np.int64)) for index in (edges.col, edges.row))
+    return source, target, torch.from_numpy(edges.data.astype(np.float32))
+
+
+def _features(x: Any) -> torch.Tensor | None:
+    return None if x is None else torch.as_tensor(np.asarray(x), dtype=torch.float32)

@@ -1,0 +1,11 @@
+from ._clustering import accuracy_matched as accuracy_matched
+from ._clustering import ami as ami
+from ._clustering import ari as ari
+from ._clustering import nmi as nmi
+from ._clustering import silhouette as silhouette
+from ._metric import Metric as Metric
+from ._metric import get as get
+from ._metric import metric as metric
+from ._metric import names as names
+from ._metric import table as table
+from ._score import score as score

@@ -1,0 +1,125 @@
+"""What is known about a score; decorating the function is what puts it on the list."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from scdance._checks import one_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Function = TypeVar("Function", bound=Callable[..., float])
+_METRICS: dict[str, Metric] = {}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score and what one must know to use it.
+
+    Attributes
+    ----------
+    name
+        Name of the function.
+    function
+        Takes `needs` in this order and returns one number, or NaN where the score is not defined.
+    higher_is_better
+        Direction.
+    range
+        Lowest and highest possible value.
+    needs
+        What it compares: "truth" or parts of a task's result, such as "labels" or "embedding".
+    text
+        What it says, in one line.
+    """
+
+    name: str
+    function: Callable[..., float]
+    higher_is_better: bool
+    range: tuple[float, float]
+    needs: tuple[str, ...]
+    text: str
+
+
+def metric(*, higher_is_better: bool, range: tuple[float, float]) -> Callable[[Function], Function]:
+    """Put a score on the list; its positional parameters say what it compares, its docstring the rest.
+
+    Parameters
+    ----------
+    higher_is_better
+        Direction of the score.
+    range
+        Lowest and highest possible value.
+
+    Returns
+    -------
+    A decorator that leaves the function as it is.
+    """
+
+    def put_on_list(function: Function) -> Function:
+        name = function.__name__
+        parameters = inspect.signature(function).parameters.values()
+        needs = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
+        text = (inspect.getdoc(function) or "").partition("\n")[0]
+        _METRICS[name] = Metric(name, function, higher_is_better, range, needs, text)
+        return function
+
+    return put_on_list
+
+
+def get(name: str) -> Metric:
+    """The metric of this name.
+
+    Parameters
+    ----------
+    name
+        One of :func:`names`.
+
+    Returns
+    -------
+    Its record: function, direction, range and what it compares.
+
+    Raises
+    ------
+    InputError
+        If there is no such metric; the nearest name is given.
+    """
+    return _METRICS[one_of(name, names(), "metric")]
+
+
+def names() -> list[str]:
+    """Names of all metrics.
+
+    Returns
+    -------
+    Names, sorted.
+    """
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"{__package__}.{module.name}")
+    return sorted(_METRICS)
+
+
+def table() -> pd.DataFrame:
+    """All metrics as a table.
+
+    Returns
+    -------
+    One row per metric, indexed by name: what it says, what it compares, its direction and its range.
+    """
+    import pandas as pd
+
+    metrics = [get(name) for name in names()]
+    columns = {
+        "text": [m.text for m in metrics],
+        "needs": [", ".join(m.needs) for m in metrics],
+        "higher_is_better": [m.higher_is_better for m in metrics],
+        "lowest": [m.range[0] for m in metrics],
+        "highest": [m.range[1] for m in metrics],
+    }
+    return pd.DataFrame(columns, index=pd.Index([m.name for m in metrics], name="name"))

@@ -1,0 +1,99 @@
+"""Score what a tool has written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from scdance._checks import InputError, MissingKeyError, listed, nearest, one_of
+from scdance._core.task import TASKS, Task
+
+from ._metric import get
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+
+def score(
+    adata: AnnData, task: str, *, key: str, truth: str | None = None, metrics: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Score what a tool wrote into the object.
+
+    Finds the result through the declaration of the task, so it needs only the key; works as well on slots
+    that another program filled.
+
+    Parameters
+    ----------
+    adata
+        Object that holds the result.
+    task
+        Name of the task, such as ``"cluster"``.
+    key
+        The ``key_added`` of the run, or the name of its method.
+    truth
+        Column of ``obs`` with what is known; cells where it is NaN or "" are left out. Needed by all
+        metrics but those that compare parts of the result with each other.
+    metrics
+        Names of metrics; None: those of the task.
+
+    Returns
+    -------
+    One row, indexed by `key`, with one column per metric. ``pandas.concat`` joins the rows of several runs.
+
+    Raises
+    ------
+    InputError
+        If there is no such task or metric, or the truth is missing for all cells.
+    MissingKeyError
+        If the result or the truth is not in the object; the message says what is.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> adata = sd.datasets.toy_clusters()
+    >>> adata.obs["mine"] = adata.obs["cell_type"]
+    >>> sd.metrics.score(adata, "cluster", key="mine", truth="cell_type").loc["mine", "ari"]
+    1.0
+    """
+    import pandas as pd
+
+    declared = TASKS[one_of(task, TASKS, "task")]
+    wanted = [get(name) for name in (declared.metrics if metrics is None else metrics)]
+    given = {
+        need: _truth(adata, truth, needed_by=metric.name)
+        if need == "truth"
+        else _result(adata, declared, need, key, needed_by=metric.name)
+        for metric in wanted
+        for need in metric.needs
+    }
+    row = {metric.name: metric.function(*(given[need] for need in metric.needs)) for metric in wanted}
+    return pd.DataFrame([row], index=pd.Index([key], name="key"))
+
+
+def _truth(adata: AnnData, truth: str | None, needed_by: str) -> Any:
+    if truth is None:
+        msg = f"Metric {needed_by!r} compares with a truth: pass its column of `adata.obs` as `truth=`."
+        raise InputError(msg)
+    if truth not in adata.obs:
+        msg = (
+            f"No column {truth!r} in `adata.obs`; it has {listed(adata.obs.columns)}."
+            f"{nearest(truth, map(str, adata.obs.columns))} Pass the column that holds the truth as `truth=`."
+        )
+        raise MissingKeyError(msg)
+    return adata.obs[truth]
+
+
+def _result(adata: AnnData, task: Task, part: str, key: str, needed_by: str) -> Any:
+    slot = task.gives[one_of(part, task.gives, f"What metric {needed_by!r} compares")]
+    name = slot.name.format(key=key)
+    there = getattr(adata, slot.where)
+    if name in there:
+        return there[name]
+    runs = adata.uns.get("scdance", {}).get(task.name, {})
+    msg = (
+        f"No {name!r} in `adata.{slot.where}`, where {part} of task {task.name!r} would stand; it has "
+        f"{listed(there.keys())}.{nearest(name, map(str, there.keys()))} Runs of this task: {listed(runs)}. "
+        "Pass the `key_added` (or the method's name) of a run as `key=`."
+    )
+    raise MissingKeyError(msg)

@@ -1,0 +1,5 @@
+"""Torch modules that several methods use: count likelihoods, soft assignment, dense stacks."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,11 @@
+from ._counts import CountHead as CountHead
+from ._counts import CountParameters as CountParameters
+from ._counts import log_nb as log_nb
+from ._counts import log_zinb as log_zinb
+from ._counts import nb_loss as nb_loss
+from ._counts import zinb_loss as zinb_loss
+from ._dec import DEC as DEC
+from ._dec import dec_loss as dec_loss
+from ._dec import log_soft_assignment as log_soft_assignment
+from ._dec import target_distribution as target_distribution
+from ._dense import Dense as Dense
