@@ -20,7 +20,7 @@ help:
 
 # Written last, so an interrupted set-up starts again. An environment without pip is the rest of one.
 .venv/.ready: pyproject.toml requirements-dev.txt constraints-dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	@test -n '$(PYTHON)' && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "scdance needs Python 3.11 or newer; found: '$(PYTHON)'." \
 			"Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Setting up .venv with $(PYTHON): a few minutes and 2.5 GB, once."

@@ -50,10 +50,11 @@ def listed(names: Iterable[object], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def nearest(name: object, names: Iterable[str]) -> str:
-    """A sentence that names the closest of `names`, or nothing."""
-    found = difflib.get_close_matches(str(name).lower(), list(names), n=1, cutoff=0.6)
-    return f" Did you mean {found[0]!r}?" if found else ""
+def nearest(name: object, names: Iterable[object]) -> str:
+    """A sentence that names the closest of `names`, whatever its case, or nothing."""
+    known = {each.lower(): each for each in names if isinstance(each, str)}
+    found = difflib.get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.6)
+    return f" Did you mean {known[found[0]]!r}?" if found else ""
 
 
 def one_of(value: Any, names: Iterable[Any], what: str) -> Any:

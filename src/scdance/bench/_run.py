@@ -107,10 +107,8 @@ def run(
     def one(job: dict[str, Any]) -> None:
         row = _in_a_process(job, threads, timeout)
         table.add({**job, "knobs": json.dumps(job["knobs"]), "threads": threads, **row})
-        told = (
-            row.get("error")
-            or f"{', '.join(f'{m} {row[m]:.3f}' for m in registry.task_of(task).metrics)}, {row.get('cpu_seconds', 0):.0f} CPU s"
-        )
+        scores = ", ".join(f"{name} {row[name]:.3f}" for name in registry.task_of(task).metrics if name in row)
+        told = row.get("error") or f"{scores}, {row.get('cpu_seconds', 0):.0f} CPU s"
         logger.info("bench: %s: %s", " · ".join(table.key(job)), told)
 
     with ThreadPoolExecutor(jobs) as pool:

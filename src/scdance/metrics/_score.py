@@ -53,7 +53,7 @@ def score(
     >>> import scdance as sd
     >>> adata = sd.datasets.toy_clusters()
     >>> adata.obs["mine"] = adata.obs["cell_type"]
-    >>> sd.metrics.score(adata, "cluster", key="mine", truth="cell_type").loc["mine", "ari"]
+    >>> float(sd.metrics.score(adata, "cluster", key="mine", truth="cell_type").loc["mine", "ari"])
     1.0
     """
     import pandas as pd
