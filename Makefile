@@ -5,7 +5,7 @@
 PYTHON ?= $(shell for p in python3.11 python3.13 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 RUN = .venv/bin/python
-PYTEST = $(RUN) -m pytest -n 2 --dist worksteal
+JOBS ?= 1
 
 .PHONY: help demo test docs lint bench-real bench-full
 .DEFAULT_GOAL := help
@@ -32,8 +32,11 @@ help:
 	$(RUN) -m pip install --quiet -c constraints-dev.txt -e '.[docs]'
 	@touch $@
 
+demo: .venv/.ready
+	.venv/bin/scdance demo demo
+
 test: .venv/.ready
-	$(PYTEST) -m "not real"
+	$(RUN) -m pytest -n 2 --dist loadgroup -m "not real"
 
 lint: .venv/.ready
 	$(RUN) -m ruff check .
@@ -41,4 +44,11 @@ lint: .venv/.ready
 	$(RUN) -m mypy
 
 docs: .venv/.docs-ready
-	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(RUN) -m sphinx -W --keep-going -E -b html docs docs/_build/html
+
+# Both go on where they were stopped. The first keeps its rows to itself, the second in the tables of the docs.
+bench-real: .venv/.ready
+	.venv/bin/scdance bench tests/golden.toml bench --seeds 1 --jobs $(JOBS)
+
+bench-full: .venv/.ready
+	.venv/bin/scdance bench tests/golden.toml docs/leaderboard --jobs $(JOBS)

@@ -18,9 +18,7 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.timeout(300)
 def test_the_first_example_runs_as_printed(tmp_path: Path):
     first = blocks("python")[0]
-    run = subprocess.run(
-        [sys.executable, "-c", first], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", first], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert run.returncode == 0, run.stderr
     assert re.search(r"\bari\b", run.stdout)
     assert list(tmp_path.iterdir()) == []

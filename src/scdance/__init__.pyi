@@ -1,12 +1,12 @@
 __version__: str
 
+from . import bench as bench
 from . import datasets as datasets
 from . import metrics as metrics
 from . import pl as pl
 from . import pp as pp
 from . import testing as testing
 from . import tl as tl
-from . import bench as bench
 from ._core.registry import methods as methods
 from ._fit import fit as fit
 from ._fit import load as load

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._checks import InputError
 from ._core.io import read
 from ._core.registry import task_of
 from ._core.run import load as _load
@@ -64,6 +65,9 @@ def fit(
     >>> sd.tl.cluster(adata, method=model)
     """
     model = make(task, method or task_of(task).default, params, preset=preset, random_state=random_state, device=device)
+    if model.is_fitted:
+        msg = f"The {type(model).__name__} is fitted already. To fit another, pass `method=model.unfitted()`."
+        raise InputError(msg)
     cells = read(
         adata,
         model,

@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 import inspect
 import logging
+import os
+import re
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
-from ._checks import InputError, ScdanceError
+from ._checks import InputError, ScdanceError, nearest
+from ._settings import logger
+
+WRONG, INTERRUPTED = 2, 130  # exit statuses, the second one that of a program ended by Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,65 +31,91 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit status: 0, or 2 for wrong input, which is told in one sentence without a traceback.
+    Exit status: 0; 2 for wrong input, which is told in one sentence without a traceback; 130 after Ctrl-C.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    args, rest = _parser().parse_known_args(words)
-    logging.basicConfig(
-        level=logging.INFO if args.verbose else logging.WARNING, format="%(message)s", stream=sys.stderr
-    )
     try:
-        args.command(args, rest)
-    except ScdanceError as error:
+        args, rest = _parser().parse_known_args(sys.argv[1:] if argv is None else list(argv))
+        level = logging.INFO if args.verbose or args.command is _bench else logging.WARNING
+        with _told(level):
+            args.command(args, rest)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `scdance methods | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ScdanceError, OSError) as error:
         print(f"scdance: {error}", file=sys.stderr)
-        return 2
+        return WRONG
     return 0
+
+
+@contextmanager
+def _told(level: int) -> Iterator[None]:
+    """Show what scdance logs on stderr."""
+    handler, before = logging.StreamHandler(sys.stderr), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises instead of leaving the program, and takes no shortened options."""
+
+    def __init__(self, **given: Any):
+        super().__init__(**given, allow_abbrev=False)
+
+    def error(self, message: str) -> Any:
+        msg = f"{message}. `{self.prog} --help` tells more."
+        raise InputError(msg)
 
 
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
 
-    parser = argparse.ArgumentParser(
-        prog="scdance", description="Deep-learning methods of single-cell and spatial omics."
+    common = _Parser(add_help=False)
+    common.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="tell what happens")
+    parser = _Parser(
+        prog="scdance", description="Deep-learning methods of single-cell and spatial omics.", parents=[common]
     )
+    parser.set_defaults(verbose=False)
     parser.add_argument("--version", action="version", version=f"scdance {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="tell what happens")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    methods = commands.add_parser("methods", help="list the methods of a task, or the parameters of one method")
+    def command(name: str, do: Callable[..., None], text: str, **given: Any) -> argparse.ArgumentParser:
+        new = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", **given)
+        new.set_defaults(command=do)
+        return new
+
+    methods = command("methods", _methods, "list the methods of a task, or the parameters of one", parents=[common])
     methods.add_argument("task", nargs="?")
     methods.add_argument("method", nargs="?")
-    methods.set_defaults(command=_methods)
 
-    datasets = commands.add_parser("datasets", help="list the data sets, or write one to a file")
+    datasets = command("datasets", _datasets, "list the data sets, or write one to a file", parents=[common])
     datasets.add_argument("name", nargs="?")
-    datasets.add_argument("out", nargs="?", type=Path, metavar="OUT.h5ad")
-    datasets.set_defaults(command=_datasets)
+    datasets.add_argument("out", nargs="?", type=Path, metavar="OUT", help="an .h5ad file or a .zarr folder")
 
-    run = commands.add_parser(
-        "run",
-        help="run a task: read IN, write OUT",
-        description="The parameters of the tool and of the method follow as options: --n-clusters 8. "
-        "`scdance methods TASK METHOD` lists them.",
-    )
-    run.add_argument("task")
-    run.add_argument("data", type=Path, metavar="IN", help="an .h5ad file or .zarr folder")
-    run.add_argument("out", type=Path, metavar="OUT", help="where the object goes with its results, .h5ad or .zarr")
-    run.add_argument("--method", help="name of a method, or folder of a saved one")
-    run.set_defaults(command=_run)
+    # its options depend on task and method, so all of its words are left to `_run`
+    command("run", _run, "run a task: read IN, write OUT", add_help=False, parents=[common])
 
-    bench = commands.add_parser("bench", help="run the grid of a golden.toml; run it again to continue")
+    bench = command("bench", _bench, "run the grid of a golden.toml; run it again to continue", parents=[common])
     bench.add_argument("plan", type=Path)
     bench.add_argument("out", type=Path, help="folder of the tables, one <task>.csv each")
     bench.add_argument("--seeds", type=int, default=5, help="how many seeds (default 5)")
     bench.add_argument("--jobs", type=int, default=1, help="processes at once (default 1)")
     bench.add_argument("--threads", type=int, default=1, help="threads of each (default 1)")
-    bench.add_argument("--datasets", nargs="*", help="only these")
-    bench.set_defaults(command=_bench)
+    bench.add_argument("--timeout", type=float, help="seconds after which a run counts as failed (default: never)")
+    bench.add_argument("--datasets", nargs="+", metavar="NAME", help="these, in place of those of the plan")
+    bench.add_argument(
+        "--measured", type=Path, metavar="FOLDER", help="also write measured_<task>.csv there, for `scdance methods`"
+    )
 
-    demo = commands.add_parser("demo", help="cluster the embedded data with every method: a table and a figure")
+    text = "cluster the embedded data with every method: a table and a figure"
+    demo = command("demo", _demo, text, parents=[common])
     demo.add_argument("out", nargs="?", type=Path, default=Path("demo"), help="folder for both (default demo)")
-    demo.set_defaults(command=_demo)
     return parser
 
 
@@ -91,20 +125,23 @@ def _no_more(rest: Sequence[str]) -> None:
         raise InputError(msg)
 
 
+# ---------------------------------------------------------------------- methods, datasets, demo
+
+
 def _methods(args: argparse.Namespace, rest: Sequence[str]) -> None:
     from ._core import registry
-    from ._core.knobs import knobs, readable
+    from ._core.knobs import knobs
 
     _no_more(rest)
     if args.method is None:
         print(registry.methods(args.task).to_string())
         return
     cls = registry.get(args.task, args.method)
-    print(inspect.getdoc(cls).partition("\nParameters\n")[0].strip(), end="\n\n")  # type: ignore[union-attr]
+    print(inspect.cleandoc(cls.__doc__ or "").partition("\nParameters\n")[0].strip(), end="\n\n")
     for knob in knobs(cls).values():
-        print(f"--{knob.name.replace('_', '-')}  {readable(knob.hint)}, default {knob.default}\n    {knob.text}")
-    for name, numbers in cls.presets.items():
-        print(f"--preset {name}  {numbers}")
+        print(f"{_flag(knob.name)}\n    {_about(knob)}")
+    for name, values in cls.presets.items():
+        print(f"--preset {name}\n    {', '.join(f'{knob}={value!r}' for knob, value in values.items())}")
 
 
 def _datasets(args: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -116,53 +153,142 @@ def _datasets(args: argparse.Namespace, rest: Sequence[str]) -> None:
     elif args.out is None:
         print(datasets.load(args.name))
     else:
+        _check_goal(args.out)
         _write(datasets.load(args.name), args.out)
+
+
+def _demo(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    from . import bench
+
+    _no_more(rest)
+    print(bench.demo(args.out).to_string())
+    print(f"\nThe table and its figure are in {args.out}. A demo on 800 cells and one seed is no benchmark.")
+
+
+# ---------------------------------------------------------------------- run
 
 
 def _run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     from . import tl
     from ._core import registry
-    from ._core.knobs import knobs
-    from ._core.method import read_saved
+    from ._fit import load
 
-    task = registry.task_of(args.task)
-    method = args.method or task.default
-    name = read_saved(method)[0]["name"] if Path(method).is_dir() else method
+    asked, wanted = _glance(rest)
+    if asked is None:
+        _values(rest, {})  # shows the help or says what is missing
+        return
+    task = registry.task_of(asked)
+    method: Any = wanted or task.default
+    if method not in registry.names(task.name) and Path(method).is_dir():
+        method = load(method)
+    cls = registry.get(task.name, method) if isinstance(method, str) else type(method)
     tool = getattr(tl, task.name)
-    given = [p.name for p in inspect.signature(tool).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    options = argparse.ArgumentParser(
-        prog=f"scdance run {task.name} IN OUT --method {method}", argument_default=argparse.SUPPRESS
+    given = _values(rest, _parameters(tool, cls))
+    source, goal = given.pop("IN"), given.pop("OUT")
+    _check_goal(goal)
+    adata = _read(source)
+    tool(adata, **{**given, "method": method})
+    _write(adata, goal)
+
+
+def _glance(words: Sequence[str]) -> tuple[str | None, str | None]:
+    """Task and method among the words of `run`, before it is known which options there are; each has one value."""
+    task, options, left = None, {}, iter(words)
+    for word in left:
+        if word in ("-h", "--help"):
+            continue
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            options[name] = value if equals else next(left, None)
+        elif task is None:
+            task = word
+    return task, options.get("--method")
+
+
+def _parameters(tool: Callable[..., Any], cls: type) -> dict[str, tuple[Any, str]]:
+    """Type and text of each parameter of the tool and of the method."""
+    from ._core.knobs import documented, knobs
+
+    texts, words = documented(tool.__doc__), inspect.signature(tool).parameters.values()
+    own = {p.name: (p.annotation, texts[p.name]) for p in words if p.kind is p.KEYWORD_ONLY and p.name != "copy"}
+    return own | {name: (knob.hint, _about(knob)) for name, knob in knobs(cls).items()}
+
+
+def _values(words: Sequence[str], parameters: dict[str, tuple[Any, str]]) -> dict[str, Any]:
+    """What the words of `run` set: IN, OUT and parameters."""
+    options = _Parser(
+        prog="scdance run",
+        usage="scdance run TASK IN OUT [--method METHOD] [--PARAMETER VALUE …]",
+        description="Run a task: read IN, write it with the results to OUT. Each parameter of the tool and of the "
+        "method is an option with one value; `none` is None, and commas join several.",
+        argument_default=argparse.SUPPRESS,
     )
-    known = knobs(registry.get(task.name, name))
-    for option in dict.fromkeys([*(g for g in given if g not in ("copy", "progress")), *known]):
-        reader = _reader(known[option].hint) if option in known else str
-        options.add_argument(
-            f"--{option.replace('_', '-')}", type=reader, help=known[option].text if option in known else None
-        )
-    values, unknown = options.parse_known_args(list(rest))
-    _no_more(unknown)
-    adata = _read(args.data)
-    tool(adata, method=method, **vars(values))
-    _write(adata, args.out)
+    options.add_argument("TASK")
+    options.add_argument("IN", type=Path, help="an .h5ad file or a .zarr folder")
+    options.add_argument("OUT", type=Path, help="where it goes with the results, .h5ad or .zarr")
+    options.add_argument("--method", help="name of a method, or folder of a saved one")
+    for name, (hint, text) in parameters.items():
+        plain = re.sub(r":\w+:`|``?", "", text).replace("%", "%%")
+        options.add_argument(_flag(name), type=_reader(_kinds(hint)), metavar="VALUE", help=plain)
+    values, left = options.parse_known_args(list(words))
+    if left:
+        near = nearest(left[0], [_flag(name) for name in parameters])
+        msg = f"No option `{' '.join(left)}`.{near} `scdance run TASK --method METHOD --help` lists those there are."
+        raise InputError(msg)
+    return {name: value for name, value in vars(values).items() if name not in ("TASK", "method")}
 
 
-def _reader(hint: Any) -> Callable[[str], Any]:
-    """From a word on the command line to the type that a knob wants."""
-    options = [h for h in (get_args(hint) if get_origin(hint) not in (None, tuple) else (hint,)) if h is not type(None)]
-    kind = options[0] if options else str
+def _about(knob: Any) -> str:
+    """What a knob is, its type and its default."""
+    from ._core.knobs import readable
+
+    return f"{knob.text} ({readable(knob.hint)}; default {knob.default})"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types of an annotation, or those of a written one that a word can be turned into."""
+    if isinstance(hint, str):
+        plain = {"None": type(None), "int": int, "float": float, "bool": bool, "str": str, "Path": str}
+        return tuple(plain[word] for word in hint.split(" | ") if word in plain)
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _reader(kinds: tuple[Any, ...]) -> Callable[[str], Any]:
+    """From a word on the command line to the first of these types that takes it."""
 
     def read(word: str) -> Any:
-        if word.lower() == "none":
+        if type(None) in kinds and word.lower() == "none":
             return None
-        if kind is bool:
-            if word.lower() not in ("true", "false"):
-                raise argparse.ArgumentTypeError("true or false")
-            return word.lower() == "true"
-        if get_origin(kind) is tuple:
-            return tuple(get_args(kind)[0](part) for part in word.split(","))
-        return kind(word) if kind in (int, float) else word
+        for kind in kinds:
+            with suppress(ValueError):
+                return _as(kind, word)
+        names = " or ".join("none" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds)
+        msg = f"{word!r} is not {names}"
+        raise argparse.ArgumentTypeError(msg)
 
     return read
+
+
+def _as(kind: Any, word: str) -> Any:
+    """A word as a value of one type; ValueError if it is none."""
+    if kind is bool:
+        return ("false", "true").index(word.lower()) == 1
+    if kind in (int, float):
+        return kind(word)
+    if kind is type(None):
+        raise ValueError
+    if get_origin(kind) is tuple:
+        return tuple(_as(get_args(kind)[0], part) for part in word.split(",") if part)
+    if get_origin(kind) is Literal:
+        return next((value for value in get_args(kind) if str(value) == word), word)
+    return word
+
+
+# ---------------------------------------------------------------------- files
 
 
 def _read(path: Path) -> Any:
@@ -173,46 +299,55 @@ def _read(path: Path) -> Any:
         raise InputError(msg)
     try:
         return ad.read_zarr(path) if path.is_dir() else ad.read_h5ad(path)
-    except (OSError, KeyError, ad._io.utils.AnnDataReadError) as error:
-        msg = f"{path} cannot be read as AnnData ({error}); pass an .h5ad file or a .zarr folder."
+    except Exception as error:  # whatever the readers stumble over, it is the file
+        msg = f"{path} cannot be read as AnnData ({' '.join(str(error).split())}); pass an .h5ad file or .zarr folder."
         raise InputError(msg) from error
+
+
+def _check_goal(path: Path) -> None:
+    """Refuse, before anything runs, a file or folder that could not be written or holds something else."""
+    if path.suffix not in (".h5ad", ".zarr"):
+        msg = f"{path} ends neither in .h5ad nor in .zarr; name the file to write so."
+        raise InputError(msg)
+    is_zarr = any((path / name).exists() for name in ("zarr.json", ".zgroup"))
+    if path.is_dir() if path.suffix == ".h5ad" else path.exists() and not is_zarr:
+        msg = f"{path} exists and is no {path.suffix}; pass another one to write."
+        raise InputError(msg)
 
 
 def _write(adata: Any, path: Path) -> None:
     """Write beside the goal, then rename: a run that is ended leaves no half file."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.stem}.part{path.suffix}")
     if path.suffix == ".zarr":
-        adata.write_zarr(path)
-        return
-    new = path.with_name(f".{path.name}.part")
-    adata.write_h5ad(new, compression="gzip")
+        shutil.rmtree(new, ignore_errors=True)
+        adata.write_zarr(new)
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        adata.write_h5ad(new, compression="gzip")
     new.replace(path)
+
+
+# ---------------------------------------------------------------------- bench
 
 
 def _bench(args: argparse.Namespace, rest: Sequence[str]) -> None:
     from . import bench
 
     _no_more(rest)
-    logging.getLogger("scdance").setLevel(logging.INFO)
-    for task, grid in bench.plan(args.plan).items():
-        if args.datasets:
-            grid["datasets"] = args.datasets
-        out = args.out / f"{task}.csv"
-        rows = bench.run(
-            task,
+    tables = {}
+    for grid in bench.plan(args.plan):
+        task = grid["task"]
+        tables[task] = bench.run(
+            **{**grid, "datasets": args.datasets or grid["datasets"]},
             seeds=range(args.seeds),
-            out=out,
+            out=args.out / f"{task}.csv",
             k=("known", "estimated"),
             jobs=args.jobs,
             threads=args.threads,
-            **grid,
+            timeout=args.timeout,
         )
+    for task, rows in tables.items():
         print(bench.leaderboard(rows))
-
-
-def _demo(args: argparse.Namespace, rest: Sequence[str]) -> None:
-    from . import bench
-
-    _no_more(rest)
-    print(bench.demo(args.out).to_string())
-    print(f"\nTable and figure are in {args.out}{'/'}. A demo on 800 cells and one seed is no benchmark.")
+        if args.measured is not None:
+            bench.measured(rows, args.measured / f"measured_{task}.csv")

@@ -88,9 +88,7 @@ def test_igraph_gets_its_generator_back_after_an_error(a, monkeypatch):
 
 def test_missing_igraph_is_a_sentence_with_the_pip_line(a, monkeypatch):
     monkeypatch.setitem(sys.modules, "igraph", None)
-    with pytest.raises(
-        MissingPackageError, match=r"Leiden clustering needs .* pip install 'scdance\[leiden\]'"
-    ):
+    with pytest.raises(MissingPackageError, match=r"Leiden clustering needs .* pip install 'scdance\[leiden\]'"):
         leiden(a)
 
 

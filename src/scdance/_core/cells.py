@@ -26,7 +26,7 @@ class Cells:
         Expression after the sparse half of the recipe, (n_obs, n_vars) CSR float32, or for data on disk an
         object with `shape` and ``[rows] -> CSR``.
     counts
-        Raw counts of the same genes in the same form.
+        Raw counts of the same genes in the same form, for methods that need counts.
     prep
         The fitted recipe; :meth:`dense` applies its per-batch half.
     rows

@@ -18,8 +18,8 @@ from .cells import Cells
 from .method import Method
 from .task import Slot, Task
 
-# A key of a run record, per call: what stands in it is listed in `record_of`.
-ROOT = "scdance"
+ROOT = "scdance"  # key of `uns` that holds the run records
+UNWRITABLE = ("", ".", "..", "_index")  # names that HDF5, zarr or anndata keep for themselves
 
 
 # ---------------------------------------------------------------------- read
@@ -65,16 +65,19 @@ def read(
     adata = table_of(data)
     _checks.one_of(recipe, ("default", None), "recipe")
     _refuse_unused(model, use_rep=use_rep, batch_key=batch_key, neighbors_key=neighbors_key)
+    prepared = getattr(model, "prep_", None)
+    if prepared is not None:
+        _refuse_other_input(model, use_rep, recipe)
     extra: dict[str, Any] = {}
     given: dict[str, Any] = {}
     if batch_key is not None:
         given["batch"], given["n_batches"] = _batch(adata, batch_key, model)
     if neighbors_key is not None:
         given["graph"] = _graph(adata, neighbors_key)
-    prepared = getattr(model, "prep_", None)
     if use_rep is not None or neighbors_key is not None:
         # The values stand for the expression: the matrix is not read at all.
-        rep = None if use_rep is None else _representation(adata, use_rep)
+        rep = None if use_rep is None else _representation(adata, use_rep, model)
+        _check_n_clusters(model, adata.n_obs)
         extra["input"] = {
             "layer": f"obsm[{use_rep!r}]" if use_rep else f"obsp of {neighbors_key!r}",
             "kind": "given",
@@ -103,6 +106,7 @@ def read(
             f"{adata.n_obs - len(rows)} of {adata.n_obs} cells have no counts in `{where}`; they take no part and get "
             "no label. To remove them: `sc.pp.filter_cells(adata, min_counts=1)`."
         )
+    _check_n_clusters(model, len(rows))
     if prepared is None:
         steps: Recipe = model.recipe if recipe == "default" else Recipe()
         kept: Rows = counts if len(rows) == adata.n_obs else _subset(counts, rows)
@@ -110,6 +114,13 @@ def read(
         if len(prepared.var_names) == 0:
             msg = f"The recipe ({steps}) keeps none of the {adata.n_vars} genes of `{where}`."
             raise InputError(msg)
+    elif prepared.log_input != (kind == "log-normalised"):
+        here, then = ("log-normalised", "counts") if kind == "log-normalised" else ("count", "log-normalised values")
+        msg = (
+            f"The {type(model).__name__} was fitted on {then}, but `{where}` holds {here} values. "
+            f"Pass the layer with {then} as `layer=`."
+        )
+        raise InputError(msg)
     columns = prepared.find(adata.var_names)
     missing = int((columns < 0).sum())
     if missing:
@@ -127,7 +138,7 @@ def read(
         obs_names=np.asarray(adata.obs_names, dtype=str)[rows],
         var_names=prepared.var_names,
         x=x,
-        counts=raw,
+        counts=raw if "counts" in (*model.needs, *model.uses) else None,
         depth=depth[rows],
         extra=extra,
         **given,
@@ -138,6 +149,29 @@ def _subset(counts: Rows, rows: np.ndarray) -> Rows:
     return (
         counts[rows] if sp.issparse(counts) else Transformed(counts, rows, lambda block, there: block, counts.shape[1])
     )
+
+
+def _check_n_clusters(model: Method, n_obs: int) -> None:
+    """Refuse a number of clusters that so few cells cannot have; a fitted model has its clusters already."""
+    if not model.is_fitted:
+        _checks.n_clusters(getattr(model, "n_clusters", None), n_obs)
+
+
+def _refuse_other_input(model: Method, use_rep: str | None, recipe: str | None) -> None:
+    """Refuse, for a fitted model, an input of another kind than it was fitted on, and another recipe."""
+    name = type(model).__name__
+    if recipe != "default":
+        msg = (
+            f"The {name} is fitted already and keeps its recipe, so `recipe=` cannot be set in this call; leave it out."
+        )
+        raise InputError(msg)
+    n_dims = getattr(model, "n_dims_", None)
+    if use_rep is None and n_dims is not None:
+        msg = f"The {name} was fitted on a representation of {n_dims} dimensions; pass its key in obsm as `use_rep=`."
+        raise InputError(msg)
+    if use_rep is not None and n_dims is None:
+        msg = f"The {name} was fitted on expression, not on a representation; leave out `use_rep={use_rep!r}`."
+        raise InputError(msg)
 
 
 def _refuse_unused(model: Method, **given: Any) -> None:
@@ -176,6 +210,7 @@ def _scan(x: Rows, adata: Any, where: str, model: Method) -> tuple[str, np.ndarr
     depth = np.zeros(x.shape[0])
     linear = np.zeros(x.shape[0])
     bad, low, high, fractions = np.zeros(x.shape[1], dtype=bool), 0.0, 0.0, 0
+    needs = "counts" if "counts" in model.needs else "counts or log-normalised values"
     n_bad = 0
     for here, block in blocks(x):
         values = block.data
@@ -186,7 +221,7 @@ def _scan(x: Rows, adata: Any, where: str, model: Method) -> tuple[str, np.ndarr
             continue
         if values.size:
             low, high = min(low, float(values.min())), max(high, float(values.max()))
-        part = values != np.rint(values)
+        part = np.abs(values - np.rint(values)) > 1e-6  # what a detour over floats leaves is no fraction
         fractions += int(part.sum())
         depth[here] = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
         if fractions and high < 25:
@@ -198,14 +233,9 @@ def _scan(x: Rows, adata: Any, where: str, model: Method) -> tuple[str, np.ndarr
             f"({listed(adata.var_names[first], 3)}). Replace or remove them first."
         )
         raise InputError(msg)
-    others = [
-        name
-        for name in (
-            "layers['counts']" if "counts" in adata.layers else "",
-            "raw" if adata.raw is not None else "",
-        )
-        if name and name != where
-    ]
+    kept = [f"layers[{each!r}]" for each in adata.layers]
+    kept += [name for name, value in (("X", adata.X), ("raw", adata.raw)) if value is not None]
+    others = [name for name in kept if name != where]
     there = f" The object also holds {listed(others)}." if others else ""
     how = (
         "Pass the layer with raw counts as `layer=`"
@@ -215,11 +245,14 @@ def _scan(x: Rows, adata: Any, where: str, model: Method) -> tuple[str, np.ndarr
     if low < 0:
         msg = (
             f"`{where}` has negative values (down to {low:.3g}): it looks scaled, but "
-            f"{model.name or type(model).__name__} needs counts.{there} {how}"
+            f"{model.name or type(model).__name__} needs {needs}.{there} {how}"
         )
         raise InputError(msg)
-    if high > 2**24:
-        msg = f"`{where}` has values up to {high:.3g}; counts above 2**24 = 16,777,216 cannot be held exactly. {how}"
+    if high >= 2**24:  # float32 rounds 2**24 + 1 to 2**24
+        msg = (
+            f"`{where}` has values up to {high:.3g}, but counts must stay below 2**24 = 16,777,216 to be held exactly."
+            f"{there} {how}"
+        )
         raise InputError(msg)
     if not fractions:
         return "counts", depth
@@ -267,9 +300,13 @@ def batch_names(adata: Any, key: str | None) -> list[str] | None:
     return None if key is None else sorted(adata.obs[key].astype(str).unique())
 
 
-def _representation(adata: Any, key: str) -> np.ndarray:
+def _representation(adata: Any, key: str, model: Method) -> np.ndarray:
     values = _checks.column(adata.obsm, key, where="adata.obsm", what="the representation", argument="use_rep")
     values = np.asarray(values, dtype=np.float32)
+    n_dims = getattr(model, "n_dims_", values.shape[-1])
+    if values.ndim != 2 or values.shape[1] != n_dims:
+        msg = f"`adata.obsm[{key!r}]` has shape {values.shape}, but ({adata.n_obs}, {n_dims}) is expected."
+        raise InputError(msg)
     if not np.isfinite(values).all():
         msg = f"`adata.obsm[{key!r}]` has {int((~np.isfinite(values)).sum())} values that are NaN or infinite."
         raise InputError(msg)
@@ -293,8 +330,11 @@ def _graph(adata: Any, key: str) -> sp.csr_matrix:
 
 def check_key(key: Any) -> str:
     """Refuse a `key_added` that could not be written to a file."""
-    if not isinstance(key, str) or not key or "/" in key:
-        msg = f"key_added must be a non-empty name without '/', but is {key!r}: HDF5 reads '/' as a folder."
+    if not isinstance(key, str) or key != safe_name(key):
+        msg = (
+            f"key_added must be a name that HDF5 and zarr can hold, so without '/' and none of "
+            f"{listed(map(repr, UNWRITABLE))}, but is {key!r}. Pass another, such as `key_added='my_result'`."
+        )
         raise InputError(msg)
     return key
 
@@ -309,22 +349,36 @@ def record_of(adata: Any, task: Task, key: str) -> dict[str, Any]:
     found: Any = adata.uns
     for step in (ROOT, task.name, key):
         found = found.get(step, {}) if hasattr(found, "get") else {}
-    return found
+    return found if hasattr(found, "get") else {}
+
+
+def _claimed(adata: Any, task: Task, key: str) -> list[tuple[str, str]]:
+    """Attribute and name of the slots that the last run of this task and key wrote."""
+    slots = (str(slot).split("/", 1) for slot in record_of(adata, task, key).get("slots", []))
+    return [(where, name) for where, name in slots]
 
 
 def check_slots(data: Any, task: Task, key_added: str | None, model: Method) -> str:
     """Return the key of the results; stop if a slot of it is taken by something that is not this task's own."""
     adata = table_of(data)
     key = check_key(model.name if key_added is None else key_added)
-    own = set(np.asarray(record_of(adata, task, key).get("slots", []), dtype=str).tolist())
+    if adata.is_view and adata.isbacked:
+        msg = "A view of a backed AnnData takes no results. Load it first: `adata = adata.to_memory()`."
+        raise InputError(msg)
+    own = _claimed(adata, task, key)
     for where, name in slots_of(task, key).values():
-        if name in getattr(adata, where) and f"{where}/{name}" not in own:
+        if name in getattr(adata, where) and (where, name) not in own:
             msg = (
-                f"`adata.{where}[{name!r}]` exists and was not written by scdance's {task.name!r}, so it is left alone. "
-                f"Pass another name: `key_added={f'{key}_{task.name}'!r}`."
+                f"`adata.{where}[{name!r}]` exists and was not written by scdance's {task.name!r}, so it is left "
+                f"alone. Pass another name: `key_added={f'{key}_{task.name}'!r}`."
             )
             raise InputError(msg)
     return key
+
+
+def copied(adata: Any) -> Any:
+    """A copy to write into; one of a backed object lives in memory."""
+    return adata.to_memory() if adata.isbacked else adata.copy()
 
 
 def write(
@@ -342,7 +396,9 @@ def write(
         for part, value in result.items()
     }
     record = plain({**record, "slots": np.array([f"{where}/{name}" for where, name in values])})
-    stale = [tuple(s.split("/", 1)) for s in np.asarray(record_of(adata, task, key).get("slots", []), dtype=str)]
+    if [*names] != [safe_name(name) for name in names]:
+        record["categories"] = np.array([*names])  # the true names of the columns
+    stale = [slot for slot in _claimed(adata, task, key) if slot not in values]
     if adata.is_view:
         adata._init_as_actual(adata.copy())  # as scanpy does: a view becomes an object of its own when written to
     with _restored(adata, [*values, *stale]):
@@ -394,13 +450,26 @@ def _stored(slot: Slot, value: Any, names: list[str], cells: Cells, obs_names: A
     return pd.DataFrame(out, index=obs_names, columns=safe_names(names)) if slot.kind == "frame" else out
 
 
+def safe_name(name: str) -> str:
+    """A name that HDF5 and zarr take: "/" becomes "|", and one that is kept for other ends gets a "|" behind."""
+    name = name.replace("/", "|").replace("\0", "|")
+    return f"{name}|" if name in UNWRITABLE else name
+
+
 def safe_names(names: list[str]) -> list[str]:
-    """Column names that HDF5 takes: "/" becomes "|", with one warning."""
-    if any("/" in name for name in names):
+    """Column names that can be written to a file, as many and as distinct, with one warning if they differ."""
+    safe = [safe_name(name) for name in names]
+    for i, name in enumerate(safe):
+        while name in safe[:i]:
+            name += "|"
+        safe[i] = name
+    other = {old: new for old, new in zip(names, safe, strict=True) if old != new}
+    if other:
         warn(
-            f"{listed(n for n in names if '/' in n)}: HDF5 takes no '/' in a name, so the columns are written with '|'."
+            f"HDF5 does not take {len(other)} of the names ({listed(map(repr, other))}); the columns are called "
+            f"{listed(map(repr, other.values()))}. The run record holds the true names as 'categories'."
         )
-    return [name.replace("/", "|") for name in names]
+    return safe
 
 
 def plain(value: Any) -> Any:

@@ -64,7 +64,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _prefix(field: str) -> str:
-    """ "training" → "", "pretraining" → "pretrain_"."""
+    """Begin the flat names of a stage with this: nothing for training, pretrain_ for pretraining."""
     return "" if field == "training" else field.removesuffix("ing") + "_"
 
 
@@ -115,7 +115,7 @@ def build(cls: type, values: dict[str, Any]) -> Any:
 def values_of(method: Any) -> dict[str, Any]:
     """The flat knobs of an instance, without seed and device."""
     found = {}
-    for name, knob in knobs(type(method)).items():
+    for name, knob in knobs(type(method)).items():  # type: ignore[arg-type]
         value = method
         for part in knob.path:
             value = getattr(value, part)

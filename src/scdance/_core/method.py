@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from scdance._checks import InputError, NotFittedError
+from scdance._checks import InputError, NotFittedError, ScdanceError
 from scdance.pp import FittedRecipe, Recipe
 
 from .knobs import build, values_of
@@ -84,6 +84,7 @@ class Method:
     if TYPE_CHECKING:  # set by `run`, beside what `fit` learns
         prep_: FittedRecipe
         categories_: list[str]
+        n_dims_: int  # of the representation that it was fitted on, if it was
         fitted_on_: str
         net_: Any
 
@@ -92,6 +93,8 @@ class Method:
         parts = cls.__module__.split(".")
         if parts[:2] == ["scdance", "methods"] and len(parts) == 4:
             cls.task, cls.name = parts[2], parts[3]
+        elif "name" not in vars(cls):
+            cls.name = cls.__name__.lower()  # a subclass of a method of ours is another method
         dataclass(kw_only=True, eq=False)(cls)
 
     def fit(self, **roles: Any) -> Self:
@@ -162,7 +165,7 @@ class Method:
         from safetensors.numpy import save_file
 
         path = Path(path)
-        if path.exists() and not ((path / _JSON).exists() or (path.is_dir() and not any(path.iterdir()))):
+        if path.exists() and not (path.is_dir() and {each.name for each in path.iterdir()} <= {_JSON, _ARRAYS}):
             msg = f"{path} exists and is not a saved method of scdance; pass a new folder."
             raise InputError(msg)
         arrays: dict[str, np.ndarray] = {}
@@ -182,11 +185,12 @@ class Method:
             "state": state,
             "prep": prep,
         }
+        text = json.dumps(card, indent=1)
         new = path.with_name(f".{path.name}.part")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, new / _ARRAYS)
-        (new / _JSON).write_text(json.dumps(card, indent=1))
+        save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, new / _ARRAYS)
+        (new / _JSON).write_text(text)
         shutil.rmtree(path, ignore_errors=True)
         new.rename(path)
 
@@ -194,14 +198,22 @@ class Method:
     def load(cls, path: str | Path) -> Self:
         """Read a method that :meth:`save` wrote; called on your own class, it loads that class."""
         card, arrays = read_saved(path)
-        new = build(cls, card["knobs"])
-        new.random_state = card["random_state"]
-        for name, value in card["state"].items():
-            setattr(new, name, _unpack(value, arrays))
-        new.prep_ = FittedRecipe.from_json(card["prep"], _under("prep/", arrays))
-        net = _under("net/", arrays)
-        if net:
-            new._load_net(net)
+        if (card["task"], card["name"]) != (cls.task or card["task"], cls.name):
+            msg = f"{path} holds {card['name']!r} of task {card['task']!r}, not {cls.name!r}: use `scdance.load`."
+            raise InputError(msg)
+        try:
+            new = build(cls, card["knobs"])
+            new.random_state = card["random_state"]
+            for name, value in card["state"].items():
+                setattr(new, name, _unpack(value, arrays))
+            new.prep_ = FittedRecipe.from_json(card["prep"], _under("prep/", arrays))
+            net = _under("net/", arrays)
+            if net:
+                new._load_net(net)
+        except ScdanceError:
+            raise
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise _damaged(path, error) from error
         return new
 
     def _load_net(self, arrays: dict[str, np.ndarray]) -> None:
@@ -223,10 +235,9 @@ def read_saved(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]
     try:
         card = json.loads((path / _JSON).read_text())
         arrays = load_file(path / _ARRAYS)
-        found = card["format"]
+        found, _, _ = int(card["format"]), card["task"], card["name"]
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        msg = f"The saved method in {path} is damaged ({error}); save it again or fetch it anew."
-        raise InputError(msg) from error
+        raise _damaged(path, error) from error
     if found > FORMAT:
         msg = (
             f"{path} was saved by scdance {card.get('scdance')} in format {found}; "
@@ -234,6 +245,11 @@ def read_saved(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]
         )
         raise InputError(msg)
     return card, arrays
+
+
+def _damaged(path: str | Path, error: Exception) -> InputError:
+    msg = f"The saved method in {path} is damaged ({error}); save it again or fetch it anew."
+    return InputError(msg)
 
 
 def _version() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from pathlib import Path
@@ -19,6 +20,8 @@ from .knobs import build, values_of
 from .method import Method, Runtime, read_saved
 from .task import TASKS, Task
 
+TOOL_KEYWORDS = ("n_clusters",)  # knobs that a tool spells out in its signature, None by default
+
 
 def make(
     task: str,
@@ -31,14 +34,14 @@ def make(
 ) -> Method:
     """Return the method that a call names: by name, class, instance, or folder of a saved one.
 
-    Precedence: `params` as typed > `preset` > default. Parameters that are None are those of the default.
+    Precedence: `params` as typed > `preset` > default. None for a keyword of the tool means that it was not typed.
     """
     registry.task_of(task)
-    params = {name: value for name, value in params.items() if value is not None}
+    params = {name: value for name, value in params.items() if value is not None or name not in TOOL_KEYWORDS}
     if isinstance(method, str | Path) and Path(method).is_dir() and str(method) not in registry.names(task):
         method = load(method)
     if isinstance(method, Method):
-        return _given(task, method, params, preset, random_state)
+        return _given(task, method, params, preset, random_state, device)
     if isinstance(method, type) and issubclass(method, Method):
         cls = method
         cls.task, cls.name = cls.task or task, cls.name or cls.__name__.lower()
@@ -62,9 +65,12 @@ def make(
     return build(cls, {**chosen, "random_state": seed_of(random_state), "device": device})
 
 
-def _given(task: str, method: Method, params: dict[str, Any], preset: str | None, random_state: Any) -> Method:
-    """A copy of the user's instance; it carries its own parameters."""
-    typed = [*params, *(["preset"] if preset else []), *(["random_state"] if random_state != 0 else [])]
+def _given(
+    task: str, method: Method, params: dict[str, Any], preset: str | None, random_state: Any, device: str
+) -> Method:
+    """A copy of the user's instance; it carries its own parameters, but runs where this call says."""
+    seeded = not isinstance(random_state, int) or random_state != 0
+    typed = [*params, *(["preset"] if preset is not None else []), *(["random_state"] if seeded else [])]
     if typed:
         kind = "fitted" if method.is_fitted else "made"
         msg = (
@@ -77,9 +83,12 @@ def _given(task: str, method: Method, params: dict[str, Any], preset: str | None
     if method.task != task:
         msg = f"{type(method).__name__} is a method of {method.task!r}, not of {task!r}."
         raise InputError(msg)
-    import copy
-
-    return copy.copy(method)
+    # the constructor only stores, so what it was given is looked at here
+    build(type(method), {**values_of(method), "random_state": method.random_state, "device": method.device})
+    new = copy.copy(method)
+    if device != "auto":
+        new.device = device
+    return new
 
 
 def seed_of(random_state: Any) -> int:
@@ -88,7 +97,8 @@ def seed_of(random_state: Any) -> int:
         random_state = random_state.spawn(1)[0].integers(2**31)
     elif random_state is None:
         random_state = np.random.default_rng().integers(2**31)
-    if isinstance(random_state, bool) or not hasattr(random_state, "__index__") or not 0 <= random_state < 2**32:
+    whole = isinstance(random_state, int | np.integer) and not isinstance(random_state, bool)
+    if not whole or not 0 <= random_state < 2**32:
         msg = (
             "random_state must be a whole number from 0 to 2**32 − 1, a numpy Generator or None, "
             f"but is {random_state!r}."
@@ -128,6 +138,9 @@ def solve(
             f"Methods that can label new cells: {listed(others)}."
         )
         raise InputError(msg)
+    if checkpoint is not None and Path(checkpoint).exists() and not Path(checkpoint).is_dir():
+        msg = f"checkpoint={str(checkpoint)!r} is a file; pass a folder, which is made if need be."
+        raise InputError(msg)
     model.runtime = Runtime(
         progress=settings.progress if progress is None else progress,
         checkpoint=None if checkpoint is None else Path(checkpoint),
@@ -156,6 +169,8 @@ def _fit(model: Method, roles: dict[str, Cells]) -> None:
     model.fit(**{role: roles[role] for role in wanted})
     cells = roles[wanted[-1]]
     model.prep_ = cells.prep
+    if cells.rep is not None:
+        model.n_dims_ = cells.rep.shape[1]
     if not model.inductive:
         model.fitted_on_ = _who(cells)
 
@@ -168,11 +183,13 @@ def _fingerprint(model: Method, cells: Cells) -> str:
     """Tells two calls apart: method, knobs, seed, and the data as the method sees them."""
     from scdance import __version__
 
+    prep, learnt = cells.prep.to_json()
+    graph = () if cells.graph is None else (cells.graph.data, cells.graph.indices, cells.graph.indptr)
     told = hashlib.sha256(
-        repr((model.task, model.name, __version__, model.random_state, values_of(model), cells.n_vars)).encode()
+        repr((model.task, model.name, __version__, model.random_state, values_of(model), prep)).encode()
     )
-    for part in (cells.depth, cells.rep, cells.batch, "\n".join(cells.var_names.tolist()).encode()):
-        told.update(part.tobytes() if isinstance(part, np.ndarray) else part or b"")
+    for part in (cells.depth, cells.rep, cells.batch, *graph, *learnt.values()):
+        told.update(b"" if part is None else part.tobytes())
     return told.hexdigest()
 
 
@@ -189,6 +206,9 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells) -> dict[str, 
         if part not in result:
             continue
         value = np.asarray(result[part])
+        if slot.kind == "category" and value.dtype.kind not in "biu":
+            problems.append(f"{part!r} are {value.dtype}, expected whole numbers")
+            continue
         value = value.astype(np.int32 if slot.kind == "category" else np.float32, copy=False)
         out[part] = value
         dims = 2 if slot.kind in ("matrix", "frame") else 1
@@ -208,7 +228,7 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells) -> dict[str, 
     return out
 
 
-def record(model: Method, *, preset: str | None, seconds: float, cells: Cells, recipe: str | None) -> dict[str, Any]:
+def record(model: Method, *, preset: str | None, seconds: float, cells: Cells) -> dict[str, Any]:
     """The run record of a call, as `uns` keeps it."""
     from scdance import __version__
 
@@ -220,7 +240,7 @@ def record(model: Method, *, preset: str | None, seconds: float, cells: Cells, r
         "version": __version__,
         "input": {
             **cells.extra.get("input", {}),
-            "recipe": repr(model.recipe) if recipe == "default" else "none",
+            "recipe": cells.prep.text,
             "n_obs": cells.n_obs,
             "n_vars": cells.n_vars,
         },

@@ -1,4 +1,4 @@
-"""From rows to tables: means and spreads, and the page of the leaderboard."""
+"""From rows to tables: means and spreads, differences to the floors, and the page of the leaderboard."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scdance._core.registry import task_of
+
 if TYPE_CHECKING:
     import pandas as pd
+
+TITLES = {"known": "Number of clusters known", "estimated": "Number of clusters estimated"}
 
 
 def read(path: str | Path) -> pd.DataFrame:
@@ -24,12 +28,11 @@ def read(path: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.read_csv(path, dtype={"error": str, "stopped": str, "k": str}, keep_default_na=True).fillna(
-        {"error": "", "k": "", "stopped": ""}
-    )
+    words = ("kind", "knobs", "k", "picked_epoch", "stopped", "versions", "error")
+    return pd.read_csv(path, dtype=dict.fromkeys(words, str)).fillna(dict.fromkeys(words, ""))
 
 
-def summary(rows: pd.DataFrame, scores: Sequence[str] = ("ari", "nmi")) -> pd.DataFrame:
+def summary(rows: pd.DataFrame, scores: Sequence[str] | None = None) -> pd.DataFrame:
     """Mean and standard deviation over the seeds of each data set, variant and mode of k.
 
     Parameters
@@ -37,15 +40,16 @@ def summary(rows: pd.DataFrame, scores: Sequence[str] = ("ari", "nmi")) -> pd.Da
     rows
         Rows of :func:`run` or :func:`read`.
     scores
-        Columns to average.
+        Columns to average; None: the scores of the task.
 
     Returns
     -------
-    One row per data set, variant and k: ``<score>`` (mean), ``<score>_sd``, ``picked_<score>`` (mean of the epochs
-    that the labels would pick), ``n_seeds``, ``n_failed``, median ``cpu_seconds``, largest ``peak_mb``, mean
-    ``n_clusters``.
+    One row per data set, k and variant: its ``kind``; ``<score>``, ``<score>_sd`` and ``picked_<score>`` (the mean
+    of the epochs that the labels would pick) over the seeds that gave a result, NaN where there is none;
+    ``n_seeds``, ``n_failed``, mean ``n_clusters``, median ``cpu_seconds``, largest ``peak_mb``.
     """
-    groups = rows.groupby(["dataset", "k", "variant"], sort=False)
+    scores = _scores(rows, scores)
+    groups = rows.groupby(["dataset", "k", "variant", "kind"], sort=False)
     out = groups.agg(
         **{score: (score, "mean") for score in scores},
         **{f"{score}_sd": (score, "std") for score in scores},
@@ -59,54 +63,202 @@ def summary(rows: pd.DataFrame, scores: Sequence[str] = ("ari", "nmi")) -> pd.Da
     return out.reset_index()
 
 
-def leaderboard(rows: pd.DataFrame, scores: Sequence[str] = ("ari", "nmi")) -> str:
-    """The tables of a leaderboard page as Markdown: one per mode of k, best average first.
+def averages(rows: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Mean of a score over all data sets of the rows, one row per seed and one column per variant.
+
+    A variant has a mean only for seeds that gave a result on every data set.
+    """
+    wide = rows.pivot_table(index=["seed", "dataset"], columns="variant", values=score, sort=False, dropna=False)
+    return wide.groupby("seed").mean().where(wide.notna().groupby("seed").all())
+
+
+def differences(rows: pd.DataFrame, score: str | None = None, *, k: str = "known") -> pd.DataFrame:
+    """How far each method is above each floor: same data set, same seed, averaged over the data sets.
+
+    One recipe of a floor, fixed beforehand, is compared on all data sets; the best floor of each data set would be
+    picked by the labels.
+
+    Parameters
+    ----------
+    rows
+        Rows of :func:`run` or :func:`read`.
+    score
+        The score to compare; None: the first one of the task.
+    k
+        ``"known"`` or ``"estimated"``; variants that take no number of clusters stand in both.
+
+    Returns
+    -------
+    One row per pair of ``variant`` (of a method) and ``floor``: ``difference`` (mean over the seeds), its standard
+    deviation over the seeds ``sd``, and ``n_seeds``, those in which both have a result on every data set.
+    """
+    import pandas as pd
+
+    score = score or _scores(rows, None)[0]
+    rows = _of_mode(rows, k)
+    mean = averages(rows, score)
+    kinds = rows.drop_duplicates("variant").set_index("variant")["kind"]
+    pairs = []
+    for variant in kinds.index[kinds.isin(["method", "route"])]:
+        for floor in kinds.index[kinds == "floor"]:
+            gain = (mean[variant] - mean[floor]).dropna()
+            pairs.append((variant, floor, gain.mean(), gain.std(), len(gain)))
+    return pd.DataFrame(pairs, columns=["variant", "floor", "difference", "sd", "n_seeds"])
+
+
+def measured(rows: pd.DataFrame, path: str | Path | None = None) -> pd.DataFrame:
+    """What ``scdance.methods`` shows of each method: its score and its cost with all defaults.
+
+    Parameters
+    ----------
+    rows
+        Rows of :func:`run` or :func:`read`.
+    path
+        CSV to write; None: none.
+
+    Returns
+    -------
+    One row per method with a result on every data set, the best first: ``score`` (mean over data sets and seeds of
+    the first score of the task, number of clusters known where the method takes one) and median ``cpu_seconds``.
+    """
+    import pandas as pd
+
+    rows = _of_mode(rows, "known")
+    defaults = rows[(rows["variant"] == rows["method"]) & (rows["kind"] != "control")]
+    mean = averages(rows, _scores(rows, None)[0]).mean()
+    cost = defaults.groupby("method")["cpu_seconds"].median()
+    table = pd.DataFrame({"score": mean.reindex(cost.index), "cpu_seconds": cost}).dropna()
+    table = table.sort_values("score", ascending=False).round({"score": 3, "cpu_seconds": 1})
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, lineterminator="\n")
+    return table
+
+
+def leaderboard(rows: pd.DataFrame, scores: Sequence[str] | None = None) -> str:
+    """The tables of a leaderboard page as Markdown: for each mode of k who wins, the scores, the differences.
 
     Parameters
     ----------
     rows
         Rows of :func:`run` or :func:`read`.
     scores
-        Columns to show.
+        Columns to show; None: the scores of the task. The first one decides the order.
 
     Returns
     -------
-    Markdown; the epochs that labels would pick stand in parentheses.
+    Markdown. ± is the standard deviation over the seeds.
     """
-    table = summary(rows, scores)
-    sets = list(dict.fromkeys(table["dataset"]))
+    scores = _scores(rows, scores)
     parts = []
-    for mode, title in (("known", "Number of clusters known"), ("estimated", "Number of clusters estimated")):
-        part = table[table["k"].isin([mode, ""])]
-        first = part.pivot_table(index="variant", columns="dataset", values=scores[0], sort=False)
-        order = first.mean(axis=1, skipna=False).sort_values(ascending=False).index
-        if not (part["k"] == mode).any():
-            continue
-        head = [
-            "method",
-            *(f"{name} {score.upper()}" for name in sets for score in scores),
-            f"mean {scores[0].upper()}",
-            "CPU s",
-            "MB",
+    for mode, title in TITLES.items():
+        if (rows["k"] == mode).any():
+            part = _of_mode(rows, mode)
+            parts += [f"## {title}", _winner(part, scores[0]), _scored(part, scores), _against(part, scores[0], mode)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _scores(rows: pd.DataFrame, scores: Sequence[str] | None) -> list[str]:
+    return list(task_of(rows["task"].iloc[0]).metrics if scores is None else scores)
+
+
+def _of_mode(rows: pd.DataFrame, k: str) -> pd.DataFrame:
+    """Rows of one mode of k: the controls too, and variants that take no number of clusters."""
+    without = ~rows["variant"].isin(rows.loc[rows["k"] == "known", "variant"]) & (k == "known")
+    return rows[(rows["k"] == k) | (rows["k"] == "") | without]
+
+
+def _overall(part: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Averages of what never failed: leaving out the seeds that did would flatter it."""
+    return averages(part[~part["variant"].isin(part.loc[part["error"] != "", "variant"])], score)
+
+
+def _order(part: pd.DataFrame, score: str) -> list[str]:
+    """Variants by their mean over the data sets, those with a failure last."""
+    mean = _overall(part, score).mean().reindex(part["variant"].unique())
+    return list(mean.sort_values(ascending=False, kind="stable", na_position="last").index)
+
+
+def _winner(part: pd.DataFrame, score: str) -> str:
+    """One sentence: the best method and the best floor, the winner first."""
+    mean = _overall(part, score).mean()
+    kinds = part.drop_duplicates("variant").set_index("variant")["kind"]
+    told = []
+    for word, wanted in (("floor", ["floor"]), ("method", ["method", "route"])):
+        among = mean[mean.index.isin(kinds.index[kinds.isin(wanted)])].dropna()
+        if len(among):
+            told.append((among.max(), f"the best {word} is **{among.idxmax()}** with {among.max():.3f}"))
+    n_sets = part["dataset"].nunique()
+    text = "; ".join(words for _, words in sorted(told, reverse=True))
+    return f"By mean {score.upper()} over {n_sets} data set{'s' * (n_sets > 1)} {text}." if told else ""
+
+
+def _scored(part: pd.DataFrame, scores: list[str]) -> str:
+    table, name = summary(part, scores), scores[0].upper()
+    mean, picked = _overall(part, scores[0]), _overall(part, f"picked_{scores[0]}").mean()
+    sets = list(dict.fromkeys(part["dataset"]))
+    has_known, has_picked = (part["k"] == "known").any(), part[f"picked_{scores[0]}"].notna().any()
+    head = [
+        "",
+        "kind",
+        f"mean {name}",
+        *(f"{each} {score.upper()}" for each in sets for score in scores),
+        "CPU s",
+        "MB",
+    ]
+    notes = "± is the standard deviation over the seeds; CPU s and MB (above imports) are those of the costliest set."
+    if has_picked:
+        head.append(f"*label-picked {name}*")
+        notes += " *Label-picked* is the epoch that the labels would choose: no result, shown for comparison only."
+    lines = []
+    for variant in _order(part, scores[0]):
+        of = table[table["variant"] == variant].set_index("dataset")
+        own_k = has_known and (of["k"] == "estimated").any()
+        line = [f"{variant} (own k)" if own_k else variant, of["kind"].iloc[0]]
+        line.append(_number(mean[variant].mean(), mean[variant].std()) if variant in mean else "")
+        line += [_cell(of, each, score) for each in sets for score in scores]
+        line += [_number(of[column].max(), form=".0f") for column in ("cpu_seconds", "peak_mb")]
+        if has_picked:
+            number = _number(picked.get(variant))
+            line.append(number and f"*{number}*")
+        lines.append(line)
+    return f"{_markdown(head, lines)}\n\n{notes}"
+
+
+def _against(part: pd.DataFrame, score: str, mode: str) -> str:
+    pairs = differences(part, score, k=mode)
+    if pairs.empty:
+        return ""
+    floors = list(dict.fromkeys(pairs["floor"]))
+    found = pairs.set_index(["variant", "floor"])
+    lines = [
+        [
+            variant,
+            *(_number(found["difference"][variant, floor], found["sd"][variant, floor], "+.3f") for floor in floors),
         ]
-        lines = [f"## {title}", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-        for variant in order:
-            of = part[part["variant"] == variant].set_index("dataset")
-            cells = [_cell(of, name, score) for name in sets for score in scores]
-            cost = (
-                [f"{of['cpu_seconds'].max():.0f}", f"{of['peak_mb'].max():.0f}"]
-                if of["cpu_seconds"].notna().any()
-                else ["", ""]
-            )
-            lines.append(f"| {' | '.join([variant, *cells, f'{of[scores[0]].mean():.3f}', *cost])} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+        for variant in _order(part, score)
+        if variant in set(pairs["variant"])
+    ]
+    text = f"{score.upper()} above each floor, same data set and seed, mean over the data sets:"
+    return f"{text}\n\n{_markdown(['', *floors], lines)}"
 
 
 def _cell(of: pd.DataFrame, dataset: str, score: str) -> str:
-    if dataset not in of.index or of.loc[dataset, "n_failed"]:
-        return "failed" if dataset in of.index else ""
+    if dataset not in of.index:
+        return ""
     row = of.loc[dataset]
-    spread = f" ± {row[f'{score}_sd']:.3f}" if row[f"{score}_sd"] == row[f"{score}_sd"] else ""
-    picked = f" ({row[f'picked_{score}']:.3f})" if row[f"picked_{score}"] == row[f"picked_{score}"] else ""
-    return f"{row[score]:.3f}{spread}{picked}"
+    if row["n_failed"]:
+        return f"failed {row['n_failed']}/{row['n_seeds']}"
+    return _number(row[score], row[f"{score}_sd"])
+
+
+def _number(value: float | None, spread: float | None = None, form: str = ".3f") -> str:
+    """A number and its spread; nothing where there is none."""
+    if value is None or value != value:
+        return ""
+    return f"{value:{form}}" + (f" ± {spread:.3f}" if spread is not None and spread == spread else "")
+
+
+def _markdown(head: list[str], lines: list[list[str]]) -> str:
+    rows = [head, ["---", *["--:"] * (len(head) - 1)], *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,4 +1,4 @@
-"""One cell of the grid in a process of its own: ``python -m scdance.bench._cell JOB.json RESULT.json``.
+"""One cell of the grid in a process of its own, ``python -m scdance.bench._cell``: job in, row out, as JSON.
 
 The labels are taken off the object before the method sees it and come back to score the result.
 """
@@ -6,27 +6,40 @@ The labels are taken off the object before the method sees it and come back to s
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
+from scdance import _checks
+
 from ._controls import CONTROLS
+
+_STATUS = Path("/proc/self/status")
 
 
 def resident_mb() -> float:
     """Memory that this process holds now, in megabytes; its peak where the system does not tell."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
-    return peak_mb()
+    return _from_status("VmRSS") or _maxrss_mb()
 
 
 def peak_mb() -> float:
     """Most memory that this process has held, in megabytes."""
+    return _from_status("VmHWM") or _maxrss_mb()
+
+
+def _from_status(field: str) -> float:
+    """A field of Linux's process status; not from getrusage, whose peak begins with that of the parent."""
+    lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), 0.0)
+
+
+def _maxrss_mb() -> float:
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -37,101 +50,134 @@ class _Picker:
     def __init__(self, truth: Any, metrics: list[Any]):
         self.truth, self.metrics = truth, metrics
         self.best: dict[str, float] = {}
-        self.epoch, self.cpu, self.wall = 0, 0.0, 0.0
+        self.epoch = self.last = ""
+        self.cpu = self.wall = 0.0
 
     def __call__(self, stage: str, epoch: int, look: Any) -> None:
         cpu, wall = time.process_time(), time.perf_counter()
-        found = look()
-        scores = {
-            m.name: m.function(*(self.truth if need == "truth" else found[need] for need in m.needs))
-            for m in self.metrics
-        }
-        first = self.metrics[0].name
-        if not self.best or scores[first] > self.best[first]:
-            self.best, self.epoch = scores, epoch
+        given = {**look(), "truth": self.truth}
+        self.last = f"{stage} {epoch}"
+        self.judge({m.name: float(m.function(*(given[need] for need in m.needs))) for m in self.metrics})
         self.cpu += time.process_time() - cpu
         self.wall += time.perf_counter() - wall
+
+    def judge(self, scores: dict[str, float]) -> None:
+        """Keep the scores of the last epoch that was seen, if its first one is the best."""
+        first = self.metrics[0]
+        sign = 1 if first.higher_is_better else -1
+        if not self.best or sign * (scores[first.name] - self.best[first.name]) > 0:
+            self.best, self.epoch = scores, self.last
+
+    def row(self, final: dict[str, float]) -> dict[str, Any]:
+        """Columns of the row, the result itself counted as the last epoch; none if nobody could look."""
+        if not self.last:
+            return {}
+        self.judge(final)
+        return {"picked_epoch": self.epoch, **{f"picked_{name}": value for name, value in self.best.items()}}
 
 
 def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
     """Run one cell and return its row."""
     import scdance
     from scdance import datasets, metrics
-    from scdance._core import io, registry, run
     from scdance._core.task import TASKS
 
     task = TASKS[job["task"]]
-    entry = datasets.info(job["dataset"])
+    wanted = [metrics.get(name) for name in task.metrics]
     control = job["method"] in CONTROLS
     if not control:
-        registry.get(task.name, job["method"])
+        _import(job)
+    imported = resident_mb()
     adata = datasets.load(job["dataset"])
-    truth = adata.obs[entry["labels_key"]].copy()
+    truth = adata.obs[datasets.info(job["dataset"])["labels_key"]].copy()
     adata.obs = adata.obs[[]]
     adata.uns.clear()
-    wanted = [metrics.get(name) for name in task.metrics]
-    before = resident_mb()
-    row: dict[str, Any] = {"data_sha256": entry["sha256"]}
+    row: dict[str, Any] = {}
+    picker = _Picker(truth, wanted)
     if control:
         adata.obs["result"] = CONTROLS[job["method"]](truth, job["seed"])
     else:
-        picker = _Picker(truth.to_numpy(), wanted)
-        cpu, wall = time.process_time(), time.perf_counter()
-        model = run.make(
-            task.name,
-            job["method"],
-            job["knobs"],
-            preset=job.get("preset"),
-            random_state=job["seed"],
-            device=job.get("device", "auto"),
-        )
-        cells = io.read(adata, model)
-        result, seconds = run.solve(model, cells=cells, progress=False, on_epoch=picker if job.get("pick") else None)
-        io.write(
-            adata,
-            task,
-            "result",
-            cells,
-            result,
-            model.categories_,
-            run.record(model, preset=job.get("preset"), seconds=seconds, cells=cells, recipe="default"),
-        )
-        row |= {
-            "seconds": time.perf_counter() - wall - picker.wall,
-            "cpu_seconds": time.process_time() - cpu - picker.cpu,
-            "peak_mb": peak_mb() - before,
-            "epochs": int(getattr(model, "epochs_", 0)),
-            "stopped": str(getattr(model, "stopped_", "")),
-            "picked_epoch": picker.epoch or "",
-            **{f"picked_{name}": value for name, value in picker.best.items()},
-        }
+        row = _solve(adata, job, picker) | {"peak_mb": peak_mb() - imported}
     adata.obs["truth"] = truth
-    row |= metrics.score(adata, task.name, key="result", truth="truth").iloc[0].to_dict()
+    scores = metrics.score(adata, task.name, key="result", truth="truth").iloc[0].to_dict()
+    row |= scores | picker.row(scores)
     row["n_clusters"] = int(adata.obs["result"].nunique())
     row["versions"] = versions(scdance.__version__)
     return row
 
 
+def _import(job: dict[str, Any]) -> None:
+    """Import what the method and its data need, before a clock starts and memory is measured."""
+    import anndata  # noqa: F401
+    import sklearn.cluster
+    import sklearn.mixture  # noqa: F401
+
+    from scdance._core import registry
+
+    for name, extra in registry.get(job["task"], job["method"]).extras:
+        _checks.package(name, extra=extra, why=job["method"])
+
+
+def _solve(adata: Any, job: dict[str, Any], picker: _Picker) -> dict[str, Any]:
+    """Read, fit, predict and write under the key "result", as the tool does; what it cost."""
+    from scdance._core import io, run
+    from scdance._core.task import TASKS
+
+    knobs = dict(job["knobs"])
+    preset = knobs.pop("preset", None)
+    cpu, wall = time.process_time(), time.perf_counter()
+    model = run.make(job["task"], job["method"], knobs, preset=preset, random_state=job["seed"])
+    cells = io.read(adata, model)
+    picker.truth = picker.truth.iloc[cells.rows]
+    result, seconds = run.solve(model, cells=cells, progress=False, on_epoch=picker if job["pick"] else None)
+    record = run.record(model, preset=preset, seconds=seconds, cells=cells)
+    io.write(adata, TASKS[job["task"]], "result", cells, result, model.categories_, record)
+    return {
+        "seconds": time.perf_counter() - wall - picker.wall,
+        "cpu_seconds": time.process_time() - cpu - picker.cpu,
+        "epochs": record["epochs"],
+        "stopped": record["stopped"],
+    }
+
+
 def versions(own: str) -> str:
     """Versions that a number may depend on."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    names = ("torch", "scikit-learn", "numpy", "scipy", "igraph")
-    return "; ".join(
-        [f"scdance {own}", f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)]
-    )
+    told = [f"scdance {own}", f"python {platform.python_version()}"]
+    for name in ("torch", "scikit-learn", "numpy", "scipy", "igraph"):
+        try:
+            told.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue  # an optional one
+    return "; ".join(told)
 
 
-def main(job_file: str, result_file: str) -> None:
-    """Run the job of one file and write its row, or the reason why there is none, to another."""
-    job = json.loads(Path(job_file).read_text())
+def row_of(job: dict[str, Any]) -> dict[str, Any]:
+    """The row of a cell, or the reason why there is none: a failure of any kind is a row of the table."""
     try:
-        row = solve_cell(job)
-    except Exception as error:  # noqa: BLE001, a failure of any kind is a row of the table
+        return solve_cell(job)
+    except Exception as error:  # noqa: BLE001
         where = traceback.extract_tb(error.__traceback__)[-1]
-        row = {"error": f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"}
-    Path(result_file).write_text(json.dumps(row))
+        reason = " ".join(str(error).split())
+        return {"error": f"{type(error).__name__}: {reason} ({Path(where.filename).name}:{where.lineno})"}
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of stdin, which the parent holds open, and leave: nobody is there to take the row."""
+    os.read(0, 1)
+    os._exit(1)
+
+
+def main() -> None:
+    """Read a job from stdin and write its row to stdout; what the method prints goes to stderr."""
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with os.fdopen(answer, "w") as out:
+        json.dump(row_of(job), out)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

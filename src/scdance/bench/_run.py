@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scdance._checks import InputError, one_of
+from scdance._checks import InputError, listed, one_of, whole_number
 from scdance._core import registry
 from scdance._core.knobs import knobs
+from scdance._core.task import Task
 from scdance._settings import logger
 
+from ._board import read
 from ._controls import CONTROLS
+from ._processes import solved
 
 if TYPE_CHECKING:
     import pandas as pd
 
 KEY = ("task", "dataset", "method", "variant", "k", "seed")
-COLUMNS = (
-    *KEY, "knobs", "n_clusters", "ari", "nmi", "picked_ari", "picked_nmi", "picked_epoch", "seconds", "cpu_seconds",
-    "peak_mb", "epochs", "stopped", "threads", "data_sha256", "versions", "error",
-)  # fmt: skip
+MODES = ("known", "estimated")
 
 
 def run(
@@ -46,9 +41,9 @@ def run(
 ) -> pd.DataFrame:
     """Run every method on every data set with every seed, each in a process of its own.
 
-    Floor (shuffled truth) and ceiling (the truth) stand in every table. Rows are appended to `out` as they come,
-    each time by replacing the file at once; rows that are there are not run again, failures included: delete a
-    row to repeat it.
+    Floor (shuffled truth) and ceiling (the truth) stand in every table. Each row is added by replacing `out` at
+    once, so a run that is killed can be continued: rows that are there are not run again, failures included
+    (delete a row to repeat it), unless their knobs or data have changed since.
 
     Parameters
     ----------
@@ -56,7 +51,7 @@ def run(
         Name of the task.
     methods
         Names of methods, or ``{variant: {"method": name, knob: value, …}}`` to run one with other knobs;
-        ``"preset"`` may stand among the knobs.
+        ``"preset"`` may stand among the knobs, and ``"method"`` may be left out where the variant is called so.
     datasets
         Names of :func:`scdance.datasets.names`.
     seeds
@@ -78,117 +73,136 @@ def run(
 
     Returns
     -------
-    All rows of `out`, one per task × data set × method × variant × k × seed: the scores that the task names,
-    wall and CPU seconds of the call (imports and loading apart), peak memory above what was held before it in
-    megabytes, versions, sha256 of the data, and the error of a run that failed.
+    All rows of `out`, one per task × data set × method × variant × k × seed: ``kind`` (control, floor, method or
+    route), the scores that the task names, wall and CPU seconds of the call (imports and loading apart), peak
+    memory above imports in megabytes, versions, sha256 of the data, and the error of a run that failed.
 
     Raises
     ------
     ValueError
-        An unknown task, method, data set or mode of `k`, or a file `out` with other columns.
+        An unknown task, method, data set or mode of `k`, an empty grid, or a file `out` that is no such table.
 
     Examples
     --------
     >>> import scdance as sd
     >>> rows = sd.bench.run("cluster", ["kmeans"], ["pbmc_demo"], [0], out="demo.csv")  # doctest: +SKIP
     """
-    from scdance import datasets as data
-
-    for mode in k:
-        one_of(mode, ("known", "estimated"), "k")
-    for name in datasets:
-        one_of(name, data.names(task), "dataset")
-    plan = list(_plan(task, methods, datasets, list(seeds), k, pick))
-    out = Path(out)
-    table = _Table(out)
-    todo = [job for job in plan if table.key(job) not in table.done]
+    whole_number(jobs, "jobs", least=1)
+    whole_number(threads, "threads", least=1)
+    declared = registry.task_of(task)
+    plan = list(_plan(declared, methods, datasets, list(seeds), k, pick))
+    table = _Table(Path(out), declared)
+    todo = [job for job in plan if not table.has(job)]
     logger.info("bench: %d of %d cells to run", len(todo), len(plan))
-
-    def one(job: dict[str, Any]) -> None:
-        row = _in_a_process(job, threads, timeout)
-        table.add({**job, "knobs": json.dumps(job["knobs"]), "threads": threads, **row})
-        scores = ", ".join(f"{name} {row[name]:.3f}" for name in registry.task_of(task).metrics if name in row)
-        told = row.get("error") or f"{scores}, {row.get('cpu_seconds', 0):.0f} CPU s"
-        logger.info("bench: %s: %s", " · ".join(table.key(job)), told)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, todo))
-    from ._board import read
-
+    with closing(solved(todo, at_once=jobs, threads=threads, timeout=timeout)) as rows:
+        for i, (job, row) in enumerate(rows, 1):
+            table.add({**job, "threads": threads, **row})
+            told = row.get("error") or ", ".join(f"{name} {row[name]:.3f}" for name in declared.metrics)
+            if "cpu_seconds" in row:
+                told += f", {row['cpu_seconds']:.0f} CPU s"
+            logger.info("bench: %d/%d %s: %s", i, len(todo), _named(job), told)
     return read(out)
 
 
 def _plan(
-    task: str, methods: Any, names: Sequence[str], seeds: list[int], modes: Sequence[str], pick: bool
-) -> Iterable[dict[str, Any]]:
-    """The jobs of the grid, cheap to list and complete."""
+    task: Task, methods: Any, names: Sequence[str], seeds: list[int], modes: Sequence[str], pick: bool
+) -> Iterator[dict[str, Any]]:
+    """The jobs of the grid, the first seed of everything first."""
     from scdance import datasets as data
 
-    variants = methods if isinstance(methods, Mapping) else {name: {"method": name} for name in methods}
+    given = methods if isinstance(methods, Mapping) else {name: {"method": name} for name in methods}
+    variants = {name: _variant(task, name, settings, modes) for name, settings in given.items()}
+    if not (variants and names and seeds and modes):
+        msg = f"The grid is empty: {len(variants)} methods, {len(names)} data sets, {len(seeds)} seeds, k {modes!r}."
+        raise InputError(msg)
     for seed in seeds:
+        whole_number(seed, "seed")
         for dataset in names:
-            common = {"task": task, "dataset": dataset, "seed": seed, "pick": pick}
+            entry = data.info(one_of(dataset, data.names(task.name), "dataset"))
+            common = {"task": task.name, "dataset": dataset, "seed": seed, "data_sha256": entry["sha256"]}
             for control in CONTROLS:
-                yield {**common, "method": control, "variant": control, "k": "", "knobs": {}}
-            for variant, settings in variants.items():
-                settings = dict(settings)
-                method, preset = settings.pop("method"), settings.pop("preset", None)
-                takes_k = "n_clusters" in knobs(registry.get(task, method)) and "n_clusters" not in settings
-                for mode in modes if takes_k else ["estimated"]:
-                    known = {"n_clusters": data.info(dataset)["n_classes"]} if takes_k and mode == "known" else {}
-                    job = {**common, "method": method, "variant": variant, "k": mode, "knobs": {**settings, **known}}
-                    yield {**job, "preset": preset}
+                yield {**common, "method": control, "variant": control, "kind": "control", "k": "", "knobs": {}}
+            for variant, (method, kind, settings, runs) in variants.items():
+                for mode in runs:
+                    known = {"n_clusters": entry["n_classes"]} if mode == "known" else {}
+                    job = {**common, "method": method, "variant": variant, "kind": kind, "k": mode, "pick": pick}
+                    yield {**job, "knobs": {**settings, **known}}
 
 
-def _in_a_process(job: dict[str, Any], threads: int, timeout: float | None) -> dict[str, Any]:
-    limits = dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads)
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        asked, answered = Path(folder) / "job.json", Path(folder) / "result.json"
-        asked.write_text(json.dumps(job))
-        command = [sys.executable, "-m", "scdance.bench._cell", str(asked), str(answered)]
-        try:
-            done = subprocess.run(
-                command, env={**os.environ, **limits}, timeout=timeout, capture_output=True, text=True, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return {"error": f"ended after {timeout:g} s"}
-        if not answered.exists():
-            return {"error": f"the process died with code {done.returncode}: {done.stderr.strip()[-300:]}"}
-        return json.loads(answered.read_text())  # type: ignore[no-any-return]
+def _variant(
+    task: Task, variant: str, settings: Mapping[str, Any], modes: Sequence[str]
+) -> tuple[str, str, dict[str, Any], Sequence[str]]:
+    """Method, kind and knobs of a variant, and the modes of k that it runs in."""
+    for mode in modes:
+        one_of(mode, MODES, "k")
+    own = dict(settings)
+    method = own.pop("method", variant)
+    cls = registry.get(task.name, method)
+    kind = "floor" if cls.control else "route" if cls.route else "method"
+    if "n_clusters" in own:
+        msg = (
+            f"Variant {variant!r} sets n_clusters={own['n_clusters']!r}, but the benchmark takes it from each data set "
+            "or has it estimated: leave it out, and pass `k=`."
+        )
+        raise InputError(msg)
+    # as the file will hold them: a tuple comes back as a list
+    return method, kind, json.loads(json.dumps(own)), modes if "n_clusters" in knobs(cls) else ["estimated"]
 
 
 class _Table:
     """The CSV file with the rows so far."""
 
-    def __init__(self, path: Path):
-        self.path, self.lock = path, threading.Lock()
-        self.rows: list[dict[str, Any]] = []
-        if path.exists():
-            with path.open(newline="") as file:
+    def __init__(self, path: Path, task: Task):
+        self.path = path
+        self.columns = [
+            *KEY, "kind", "knobs", "n_clusters", *task.metrics, *(f"picked_{name}" for name in task.metrics),
+            "picked_epoch", "seconds", "cpu_seconds", "peak_mb", "epochs", "stopped", "threads", "data_sha256",
+            "versions", "error",
+        ]  # fmt: skip
+        self.rows = {self.key(row): row for row in self._read()} if path.exists() else {}
+
+    def _read(self) -> list[dict[str, Any]]:
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                if not set(KEY) <= set(reader.fieldnames or ()):
-                    msg = f"{path} is not a table of this benchmark (columns {KEY}); pass another file as `out=`."
-                    raise InputError(msg)
-                self.rows = list(reader)
-        self.done = {self.key(row) for row in self.rows}
+                found, rows = list(reader.fieldnames or []), list(reader)
+        except (UnicodeDecodeError, csv.Error):
+            found, rows = [], []
+        if set(found) != set(self.columns):
+            msg = (
+                f"{self.path} is not a table of this benchmark: expected the columns {listed(self.columns, 30)}; "
+                f"found {listed(found)}. Pass another file as `out=`."
+            )
+            raise InputError(msg)
+        return rows
 
     @staticmethod
     def key(row: dict[str, Any]) -> tuple[str, ...]:
         return tuple(str(row[name]) for name in KEY)
 
+    def has(self, job: dict[str, Any]) -> bool:
+        """Whether the row of this job is there, with these knobs and these data."""
+        row = self.rows.get(self.key(job))
+        return row is not None and (row["knobs"], row["data_sha256"]) == (_text(job["knobs"]), job["data_sha256"])
+
     def add(self, row: dict[str, Any]) -> None:
-        with self.lock:
-            self.rows.append({name: _short(row.get(name, "")) for name in COLUMNS})
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = self.path.with_suffix(".part")
-            with new.open("w", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(sorted(self.rows, key=self.key))
-            new.replace(self.path)
+        """Put in a row, in place of an older one of its key, and replace the file."""
+        self.rows[self.key(row)] = {name: _text(row.get(name, "")) for name in self.columns}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = self.path.with_name(f".{self.path.name}.part")
+        with new.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows[key] for key in sorted(self.rows, key=lambda key: (*key[:-1], int(key[-1]))))
+        new.replace(self.path)
 
 
-def _short(value: Any) -> Any:
-    return round(value, 4) if isinstance(value, float) else value
+def _named(job: dict[str, Any]) -> str:
+    """A job for the log: data set, variant, mode of k and seed."""
+    return " · ".join(filter(None, (job["dataset"], job["variant"], job["k"], f"seed {job['seed']}")))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True)
+    return str(round(value, 4)) if isinstance(value, float) else str(value)

@@ -10,7 +10,8 @@ from scipy.sparse import csr_matrix
 from scdance._checks import InputError
 
 EXACT_UP_TO = 20_000  # cells; above, pynndescent
-_BLOCK = 2**22  # numbers in a temporary array
+_BLOCK = 2**14  # pairs measured at once
+_CLOSE = 1e-6  # squared distance as part of the squared norms, below which |x|² + |y|² − 2xy is inexact
 _MIN_SCALE = 1e-3  # of UMAP: sigma is at least this part of the mean distance
 
 
@@ -42,58 +43,50 @@ def knn(x: np.ndarray, k: int = 15, *, random_state: int = 0) -> csr_matrix:
     k = min(k, n - 1)
     if k < 1:
         return csr_matrix((n, n), dtype=np.float32)
-    found = _exact(x, k) if n <= EXACT_UP_TO else _approximate(x, k, random_state)
-    found = np.sort(found, axis=1).astype(np.int32)
-    distances = _distances(x, found)
+    found, distances = _exact(x, k) if n <= EXACT_UP_TO else _approximate(x, k, random_state)
+    order = np.argsort(found, axis=1)
+    found = np.take_along_axis(found, order, axis=1).astype(np.int32)
+    distances = np.take_along_axis(distances, order, axis=1).astype(np.float32)
+    _measure_the_close(x, found, distances)
     indptr = np.arange(0, n * k + 1, k, dtype=np.int32 if n * k < 2**31 else np.int64)
     return csr_matrix((distances.ravel(), found.ravel(), indptr), shape=(n, n))
 
 
-def _exact(x: np.ndarray, k: int) -> np.ndarray:
+def _exact(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.neighbors import NearestNeighbors
 
     # Without a query each point is left out of its own neighbours, also among duplicates.
-    return NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False)
+    distances, found = NearestNeighbors(n_neighbors=k).fit(x).kneighbors()
+    return found, distances
 
 
-def _approximate(x: np.ndarray, k: int, random_state: int) -> np.ndarray:
+def _approximate(x: np.ndarray, k: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else 0
     try:
         from pynndescent import NNDescent
 
-        found, _ = NNDescent(x, n_neighbors=k + 1, random_state=random_state).neighbor_graph
+        found, distances = NNDescent(x, n_neighbors=k + 1, random_state=random_state).neighbor_graph
     finally:
         if torch:  # numba's thread layer sets torch back to all threads
             torch.set_num_threads(threads)
-    is_self = found == np.arange(len(x))[:, None]
-    is_self[~is_self.any(axis=1), -1] = True  # among k + 1 duplicates: the farthest goes instead
-    found = found[~is_self].reshape(len(x), k)
     short = np.flatnonzero((found < 0).any(axis=1))
     if len(short):  # the descent gave up on these points
-        found[short] = _exact_rows(x, short, k)
-    return found
+        from sklearn.neighbors import NearestNeighbors
+
+        distances[short], found[short] = NearestNeighbors(n_neighbors=k + 1).fit(x).kneighbors(x[short])
+    others = found != np.arange(len(x))[:, None]
+    others[others.all(axis=1), -1] = False  # among more than k duplicates the last one goes instead
+    return found[others].reshape(len(x), k), distances[others].reshape(len(x), k)
 
 
-def _exact_rows(x: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
-    from sklearn.neighbors import NearestNeighbors
-
-    found = NearestNeighbors(n_neighbors=k + 1).fit(x).kneighbors(x[rows], return_distance=False)
-    is_self = found == rows[:, None]
-    is_self[~is_self.any(axis=1), -1] = True
-    return found[~is_self].reshape(len(rows), k)
-
-
-def _distances(x: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Distances from the differences: a duplicate is at exactly 0, which |x|² + |y|² − 2xy does not give."""
-    n, k = found.shape
-    out = np.empty((n, k), dtype=np.float32)
-    step = max(1, _BLOCK // (k * max(1, x.shape[1])))
-    for start in range(0, n, step):
-        stop = start + step
-        difference = np.subtract(x[found[start:stop]], x[start:stop, None, :], dtype=np.float64)
-        out[start:stop] = np.sqrt(np.einsum("ikd,ikd->ik", difference, difference))
-    return out
+def _measure_the_close(x: np.ndarray, found: np.ndarray, distances: np.ndarray) -> None:
+    """Correct the distances of near-duplicates in place, so that a duplicate is at exactly 0."""
+    norms = np.einsum("ij,ij->i", x, x)
+    rows, places = np.nonzero(distances**2 <= _CLOSE * (norms[:, None] + norms[found]))
+    for start in range(0, len(rows), _BLOCK):
+        i, j = rows[start : start + _BLOCK], places[start : start + _BLOCK]
+        distances[i, j] = np.linalg.norm(x[i] - x[found[i, j]], axis=1)
 
 
 def fuzzy(distances: csr_matrix) -> csr_matrix:

@@ -89,9 +89,7 @@ def _undirected(igraph: Any, a: csr_matrix) -> Any:
     return graph
 
 
-def leiden(
-    a: csr_matrix, *, resolution: float = 1.0, n_iterations: int = 2, random_state: int = 0
-) -> np.ndarray:
+def leiden(a: csr_matrix, *, resolution: float = 1.0, n_iterations: int = 2, random_state: int = 0) -> np.ndarray:
     """Leiden communities by modularity, as ``scanpy.tl.leiden(flavor="igraph", directed=False)``.
 
     Parameters
@@ -150,9 +148,7 @@ def louvain(a: csr_matrix, *, resolution: float = 1.0, random_state: int = 0) ->
     return by_size(np.asarray(found.membership))[0]
 
 
-def kmeans(
-    x: np.ndarray, k: int, *, n_init: int = 20, random_state: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def kmeans(x: np.ndarray, k: int, *, n_init: int = 20, random_state: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """k-means, the best of `n_init` starts, in one thread (more are not reproducible).
 
     Parameters
@@ -206,9 +202,7 @@ def mixture(
     from threadpoolctl import threadpool_limits
 
     x = _points(x, k).astype(np.float64)  # the log-densities of hundreds of dimensions are long sums
-    model = GaussianMixture(
-        k, covariance_type="diag", n_init=n_init, max_iter=1000, random_state=random_state
-    )
+    model = GaussianMixture(k, covariance_type="diag", n_init=n_init, max_iter=1000, random_state=random_state)
     with threadpool_limits(limits=1):
         proba = model.fit(x).predict_proba(x)
     codes, order = _all_by_size(proba.argmax(axis=1), k)

@@ -101,9 +101,7 @@ def to_pyg(a: csr_matrix, x: Any = None, *, nodes: tuple[str, str] | None = None
 
     source, target, weight = _edges(a)
     if nodes is None:
-        return Data(
-            x=_features(x), edge_index=torch.stack([source, target]), edge_weight=weight, num_nodes=a.shape[0]
-        )
+        return Data(x=_features(x), edge_index=torch.stack([source, target]), edge_weight=weight, num_nodes=a.shape[0])
     data = HeteroData()
     for name, size, features in zip(nodes, a.shape, x or (None, None), strict=True):
         data[name].num_nodes = size

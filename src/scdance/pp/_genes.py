@@ -33,12 +33,6 @@ class Alignment:
     n_extra: int
 
 
-def duplicated(names: Sequence[str]) -> list[str]:
-    """Names that occur more than once, in order of their second appearance."""
-    seen: set[str] = set()
-    return list(dict.fromkeys(name for name in names if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
-
-
 def kind_of_names(names: Sequence[str]) -> str:
     """Guess what identifies the genes: "Ensembl ids (human)", "gene symbols (mouse)", "numbers", …"""
     some = [str(name) for name in names[:: max(1, len(names) // 500)]]
@@ -86,14 +80,20 @@ def _no_overlap(wanted: list[str], present: list[str], n_shared: int, what: str)
         f"The model knows {len(wanted)} genes by {kind_of_names(wanted)} ({listed(wanted, 3)}); "
         f"{what} has {len(present)} by {kind_of_names(present)} ({listed(present, 3)}), and {n_shared} are the same. "
     )
-    enough = 0.8 * min(len(wanted), len(present))
-    upper = {name.upper() for name in wanted}
-    bare = {_VERSION.sub("", name) for name in wanted}
-    if sum(name.upper() in upper for name in present) > enough:
-        return (
-            msg
-            + "They agree but for upper and lower case: rename them, `adata.var_names = adata.var_names.str.upper()`."
+    renamed = {
+        "upper()": [name.upper() for name in present],
+        "capitalize()": [name.capitalize() for name in present],
+        "lower()": [name.lower() for name in present],
+        "split('.').str[0]": [_VERSION.sub("", name) for name in present],
+    }
+    known = set(wanted)
+    best = max(renamed, key=lambda how: len(known.intersection(renamed[how])))
+    if len(known.intersection(renamed[best])) > 0.8 * min(len(wanted), len(present)):
+        why = "the version suffix" if "split" in best else "upper and lower case"
+        return msg + f"They agree but for {why}: rename them, `adata.var_names = adata.var_names.str.{best}`."
+    if len(set(present) & {_VERSION.sub("", name) for name in wanted}) > 0.8 * min(len(wanted), len(present)):
+        return msg + (
+            "They agree but for the version suffix of the model's: fit it on names without, "
+            "`ref.var_names = ref.var_names.str.split('.').str[0]`."
         )
-    if sum(_VERSION.sub("", name) in bare for name in present) > enough:
-        return msg + "They agree but for the version suffix: `adata.var_names = adata.var_names.str.split('.').str[0]`."
     return msg + "Set `adata.var_names` to the kind of identifier the model was fitted with."

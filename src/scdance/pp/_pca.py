@@ -52,8 +52,9 @@ class PCA:
             square += block.T @ block  # float32 within a block, float64 across blocks
         mean = total / n_obs
         self.mean_ = mean.astype(np.float32)
-        square -= n_obs * np.outer(mean, mean)
-        _, vectors = eigh(square, subset_by_index=[n_vars - k, n_vars - 1], overwrite_a=True, check_finite=False)
+        square -= np.outer(total, mean)
+        # symmetric, so the transpose is the same matrix in the order that LAPACK overwrites without a copy
+        _, vectors = eigh(square.T, subset_by_index=[n_vars - k, n_vars - 1], overwrite_a=True, check_finite=False)
         return vectors[:, ::-1]
 
     def _by_iteration(self, dense_blocks: Callable, n_obs: int, n_vars: int, k: int) -> np.ndarray:

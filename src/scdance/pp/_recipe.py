@@ -159,8 +159,11 @@ class select_genes:
 
 def _deviance(stream: Stream) -> np.ndarray:
     """Poisson deviance of each gene against a constant share of all counts, (n_vars,) float64."""
-    total = sum(np.asarray(block.counts.sum(axis=0, dtype=np.float64)).ravel() for block in stream())
-    share = total / max(total.sum(), 1)
+    total, depth = 0.0, 0.0
+    for block in stream():
+        total = total + np.asarray(block.counts.sum(axis=0, dtype=np.float64)).ravel()
+        depth += float(block.depth.sum())
+    share = total / depth
     out = np.zeros(len(share))
     for block in stream():
         x = block.counts
@@ -201,7 +204,8 @@ class center_scale:
     @staticmethod
     def fit(stream: Stream, *, scale: bool = True, clip: float | None = None) -> State:
         mean, sd = _moments(stream)
-        sd = np.where(sd > 0, sd, 1) if scale else np.ones_like(sd)
+        # the sums of a constant gene do not cancel to the last digit
+        sd = np.where(sd > 1e-6 * np.abs(mean), sd, 1) if scale else np.ones_like(sd)
         return {"mean": mean.astype(np.float32), "sd": sd.astype(np.float32), "clip": clip}
 
     @staticmethod
@@ -252,12 +256,16 @@ class Recipe:
             if name not in STEPS:
                 msg = f"A recipe has no step {name!r}; there are {listed(STEPS)}.{nearest(name, STEPS)}"
                 raise InputError(msg)
-        closed = False
+        closed = last = ""
         for name in steps:
             if STEPS[name].chooses and closed:
-                msg = f"In a recipe the choice of genes comes first; move {name!r} up."
+                msg = f"In a recipe the choice of genes comes before {closed!r}; move {name!r} up."
                 raise InputError(msg)
-            closed |= STEPS[name].whole_row
+            if last:
+                msg = f"In a recipe {last!r}, which fills the matrix, comes last; move {name!r} up or leave it out."
+                raise InputError(msg)
+            closed = name if STEPS[name].whole_row else closed
+            last = name if STEPS[name].per_batch else last
         self.steps = steps
 
     def __repr__(self) -> str:
@@ -273,19 +281,19 @@ class Recipe:
 
         `log_input` says that the values are log-normalised already: the steps that would do it are left out.
         """
-        fitted = FittedRecipe(var_names=np.asarray(var_names, dtype=object).astype(str))
+        steps = {name: knobs for name, knobs in self.steps.items() if not (log_input and STEPS[name].skip_on_log)}
+        fitted = FittedRecipe(
+            var_names=np.asarray(var_names, dtype=object).astype(str), log_input=log_input, text=repr(Recipe(**steps))
+        )
         columns = np.arange(counts.shape[1])
 
         def stream() -> Iterator[_Block]:
             for here, block in blocks(counts):
                 yield fitted._once(_Block(block, block, depth[here]))
 
-        for name, knobs in self.steps.items():
-            step = STEPS[name]
-            if log_input and step.skip_on_log:
-                continue
+        for name, knobs in steps.items():
             told = {**knobs, "log_input": True} if log_input and name == "select_genes" else knobs
-            state = step.fit(stream, **told)
+            state = STEPS[name].fit(stream, **told)
             if "columns" in state:
                 columns = columns[state["columns"]]
             fitted.states.append((name, state))
@@ -306,11 +314,17 @@ class FittedRecipe:
         The genes that are kept, (n_vars,) str.
     states
         Name and learnt numbers of each step that is left, in order.
+    log_input
+        Whether it was fitted on log-normalised values, and so expects them.
+    text
+        The steps that ran, in words.
     """
 
     var_names: np.ndarray
     states: list[tuple[str, State]] = field(default_factory=list)
     columns: np.ndarray | None = None
+    log_input: bool = False
+    text: str = "none"
 
     def _once(self, block: _Block) -> _Block:
         for name, state in self.states:
@@ -358,7 +372,8 @@ class FittedRecipe:
             f"{i}.{k}": v for i, (_, s) in enumerate(self.states) for k, v in s.items() if isinstance(v, np.ndarray)
         }
         plain = [[n, {k: v for k, v in s.items() if not isinstance(v, np.ndarray)}] for n, s in self.states]
-        return {"var_names": self.var_names.tolist(), "states": plain}, arrays
+        told = {"var_names": self.var_names.tolist(), "states": plain, "log_input": self.log_input, "text": self.text}
+        return told, arrays
 
     @classmethod
     def from_json(cls, plain: dict[str, Any], arrays: dict[str, np.ndarray]) -> FittedRecipe:
@@ -367,7 +382,7 @@ class FittedRecipe:
         for key, value in arrays.items():
             i, name = key.split(".", 1)
             states[int(i)][1][name] = value
-        return cls(var_names=np.array(plain["var_names"], dtype=str), states=states)
+        return cls(np.array(plain["var_names"], dtype=str), states, log_input=plain["log_input"], text=plain["text"])
 
 
 def _take_columns(block: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:

@@ -29,11 +29,12 @@ def canonical(block: Any) -> sp.csr_matrix:
     """
     if hasattr(block, "compute"):
         block = block.compute(scheduler="synchronous")
-    if not sp.issparse(block):
-        return sp.csr_matrix(np.asarray(block, dtype=np.float32))
-    out = sp.csr_matrix(block)
-    # a new matrix around the user's own arrays: nothing below writes into them
-    out = sp.csr_matrix((out.data.astype(np.float32, copy=False), out.indices, out.indptr), shape=out.shape)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        if not sp.issparse(block):
+            return sp.csr_matrix(np.asarray(block, dtype=np.float32))
+        out = sp.csr_matrix(block)
+        # a new matrix around the user's own arrays: nothing below writes into them
+        out = sp.csr_matrix((out.data.astype(np.float32, copy=False), out.indices, out.indptr), shape=out.shape)
     if not out.has_canonical_format:
         out = out.copy()  # the index arrays may still be the user's
         out.sum_duplicates()

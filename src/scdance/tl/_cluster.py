@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scdance._core.io import check_slots, read, write
+from scdance._core.io import check_slots, copied, read, write
 from scdance._core.run import make, record, solve
 from scdance._core.task import CLUSTER
 from scdance._docs import documented
@@ -91,7 +91,7 @@ def cluster(
         recipe=recipe,
     )
     result, seconds = solve(model, cells=cells, progress=progress, checkpoint=checkpoint)
-    adata = adata.copy() if copy else adata
+    adata = copied(adata) if copy else adata
     write(
         adata,
         CLUSTER,
@@ -99,6 +99,6 @@ def cluster(
         cells,
         result,
         model.categories_,
-        record(model, preset=preset, seconds=seconds, cells=cells, recipe=recipe),
+        record(model, preset=preset, seconds=seconds, cells=cells),
     )
     return adata if copy else None

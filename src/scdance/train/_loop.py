@@ -68,7 +68,7 @@ def loop(
     step
         From a batch to a loss, a scalar; or a list of (step, the parameters it moves).
     net
-        Holds every parameter; restored from a checkpoint and, with `valid` and patience, to its best weights.
+        Holds every parameter; restored from a checkpoint and, with `valid`, to its best weights.
     how
         The numbers.
     batches
@@ -128,7 +128,7 @@ def loop(
             run.log.epochs += 1
             bar.update()
             if runtime.on_epoch is not None and look is not None:
-                with torch.random.fork_rng(), torch.no_grad():
+                with torch.random.fork_rng(devices=run.gpus), torch.no_grad():
                     runtime.on_epoch(stage, run.log.epochs, look)
             if run.log.epochs % CHECKPOINT_EVERY == 0:
                 saved.keep(run)
@@ -202,12 +202,17 @@ class _Run:
     best_loss: float = math.inf
     waited: int = 0
 
+    @property
+    def gpus(self) -> list[int]:
+        """Indices of the CUDA devices that hold the net."""
+        return sorted({parameter.device.index for parameter in self.net.parameters() if parameter.is_cuda})
+
     def judge(self, loss: float, how: Train) -> None:
         """Note a validation loss; keep the weights if it is the best, and see whether patience is at its end."""
         self.log.history.setdefault("valid_loss", []).append(loss)
         if loss < self.best_loss - how.min_delta:
             self.best_loss, self.waited = loss, 0
-            self.best = copy.deepcopy(self.net.state_dict())
+            self.best = dict(self.net.state_dict())
             return
         self.waited += 1
         if how.patience is not None and self.waited >= how.patience:
@@ -234,9 +239,8 @@ class _Checkpoint:
         tensors = {f"net/{k}": v for k, v in run.net.state_dict().items()}
         tensors |= {f"memory/{k}": v for k, v in run.memory.items()}
         tensors |= {f"best/{k}": v for k, v in (run.best or {}).items()}
-        tensors["random/torch"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random/cuda"] = torch.cuda.get_rng_state()
+        tensors["random/cpu"] = torch.get_rng_state()
+        tensors |= {f"random/{gpu}": torch.cuda.get_rng_state(gpu) for gpu in run.gpus}
         for i, optimizer in enumerate(run.optimizers):
             for j, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer/{i}/{j}/{k}": torch.as_tensor(v) for k, v in state.items()}
@@ -281,9 +285,10 @@ class _Checkpoint:
         run.best = _under("best/", tensors) or None
         run.log.history, run.log.epochs, run.log.stopped = told["history"], told["epochs"], told["stopped"]
         run.best_loss, run.waited = told["best_loss"], told["waited"]
-        torch.set_rng_state(tensors["random/torch"])
-        if "random/cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random/cuda"])
+        torch.set_rng_state(tensors["random/cpu"])
+        for gpu in run.gpus:
+            if f"random/{gpu}" in tensors:
+                torch.cuda.set_rng_state(tensors[f"random/{gpu}"], gpu)
         if run.rng is not None:
             run.rng.bit_generator.state = told["rng"]
         for i, optimizer in enumerate(run.optimizers):

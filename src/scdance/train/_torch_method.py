@@ -49,8 +49,8 @@ class TorchMethod(Method):
         except RuntimeError as error:
             msg = f"device={name!r} is not a device of PyTorch; pass 'auto', 'cpu', 'cuda' or 'mps'."
             raise InputError(msg) from error
-        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        if not there.get(found.type, True):
+        n_there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+        if (found.index or 0) >= n_there.get(found.type, 1):
             msg = f"device={name!r}, but PyTorch {torch.__version__} finds no such device here; pass device='cpu'."
             raise InputError(msg)
         return found
@@ -61,9 +61,17 @@ class TorchMethod(Method):
         device = self.target
         logger.info("%s: running on %s", self.name, device)
         threads = torch.get_num_threads()
-        forked = [device.index or 0] if device.type == "cuda" else []
-        with super().session(), torch.random.fork_rng(devices=forked):
-            torch.manual_seed(self.random_state)
+        gpus = []
+        if device.type == "cuda":
+            gpus = [torch.cuda.current_device() if device.index is None else device.index]
+        with super().session(), torch.random.fork_rng(devices=gpus):
+            # torch.manual_seed would also seed devices that are not in use, and so not put back
+            torch.default_generator.manual_seed(self.random_state)
+            for gpu in gpus:
+                with torch.cuda.device(gpu):
+                    torch.cuda.manual_seed(self.random_state)
+            if hasattr(self, "net_"):
+                self.net_.to(device)
             try:
                 yield
             finally:

@@ -86,8 +86,8 @@ class KMeans(Method):
         z = self._embed(cells)
         distance = cdist(z, self.centers_)
         near = np.sort(distance, axis=1)
-        # simplified silhouette: (b − a) / b, from the nearest and the second nearest centre
-        score = 1 - near[:, 0] / np.maximum(near[:, 1], 1e-12)
+        # simplified silhouette: (b − a) / b, from the nearest and the second nearest centre; 1 where there is no second
+        score = 1 - near[:, 0] / np.maximum(near[:, 1], 1e-12) if near.shape[1] > 1 else np.ones(len(z))
         return {"labels": distance.argmin(axis=1), "embedding": z, "score": score}
 
     def _embed(self, cells: Cells) -> np.ndarray:

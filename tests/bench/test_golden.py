@@ -1,0 +1,65 @@
+"""From golden.toml to grids."""
+
+from pathlib import Path
+
+import pytest
+
+from scdance import datasets
+from scdance._checks import InputError
+from scdance._core import registry
+from scdance.bench import plan
+
+TEXT = """
+[cluster.kmeans]
+toy = 0.9
+variants = { "kmeans" = {}, "kmeans z-scored" = { scale = true } }
+[cluster.kmeans.real.worm_neuron]
+[cluster.kmeans.real.10x_pbmc]
+paper = 0.5
+[cluster.leiden]
+toy = 0.9
+[cluster.leiden.real.worm_neuron]
+[cluster.leiden.real.10x_pbmc]
+[cluster.slow.real.10x_pbmc]
+[cluster.toy_only]
+toy = 0.9
+"""
+
+
+def test_a_golden_file_becomes_variants_on_the_data_sets_of_each_method(tmp_path: Path):
+    (tmp_path / "golden.toml").write_text(TEXT)
+    assert plan(tmp_path / "golden.toml") == [
+        {
+            "task": "cluster",
+            "methods": {
+                "kmeans": {"method": "kmeans"},
+                "kmeans z-scored": {"method": "kmeans", "scale": True},
+                "leiden": {"method": "leiden"},
+            },
+            "datasets": ["worm_neuron", "10x_pbmc"],
+        },
+        {"task": "cluster", "methods": {"slow": {"method": "slow"}}, "datasets": ["10x_pbmc"]},
+    ]
+
+
+def test_a_missing_or_broken_file_is_one_sentence(tmp_path: Path):
+    with pytest.raises(InputError, match=r"There is no file .*golden.toml"):
+        plan(tmp_path / "golden.toml")
+    (tmp_path / "golden.toml").write_text("[cluster")
+    with pytest.raises(InputError, match="is not TOML"):
+        plan(tmp_path / "golden.toml")
+
+
+def test_our_own_plan_has_a_default_row_for_every_method_on_known_data():
+    grids = plan(Path(__file__).parents[1] / "golden.toml")
+    for task in {grid["task"] for grid in grids}:
+        variants = {name: own for grid in grids if grid["task"] == task for name, own in grid["methods"].items()}
+        assert {name for name in registry.names(task) if variants.get(name) != {"method": name}} == set()
+    for grid in grids:
+        assert set(grid["datasets"]) <= set(datasets.names(grid["task"]))
+
+
+def test_a_name_that_two_methods_give_is_refused(tmp_path: Path):
+    (tmp_path / "golden.toml").write_text(TEXT.replace('"kmeans z-scored"', '"leiden"'))
+    with pytest.raises(InputError, match="the variant 'leiden' to kmeans and leiden"):
+        plan(tmp_path / "golden.toml")
