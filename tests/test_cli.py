@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import os
 import subprocess
@@ -18,6 +20,7 @@ import scdance as sd
 from scdance import bench, datasets, tl
 from scdance._core import registry
 from scdance._core.knobs import knobs
+from scdance._core.task import TASKS
 from scdance.cli import _kinds, _reader, main
 
 
@@ -143,7 +146,8 @@ def test_misspelt_tasks_and_methods_are_told_with_the_nearest(fails: Callable[..
 
 def test_datasets_lists_shows_and_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     called("datasets")
-    assert all(f"\n{name} " in capsys.readouterr().out or name for name in datasets.names())
+    told = capsys.readouterr().out
+    assert all(f"\n{name} " in told for name in datasets.names())
     called("datasets", "pbmc_demo")
     assert "n_obs × n_vars = 800 × 1000" in capsys.readouterr().out
     out = tmp_path / "new" / "pbmc.h5ad"
@@ -188,9 +192,7 @@ def test_options_take_the_types_of_their_parameters(toy: Path, monkeypatch: pyte
     def watched(adata: Any, **words: Any) -> None:
         given.update(words)
 
-    watched.__signature__ = __import__("inspect").signature(original)  # type: ignore[attr-defined]
-    watched.__doc__ = original.__doc__
-    monkeypatch.setattr(tl, "cluster", watched)
+    monkeypatch.setattr(tl, "cluster", functools.wraps(original)(watched))
     words = {
         "--n-clusters": "None", "--n-top-genes": "40", "--scale": "TRUE", "--k-method": "stability",
         "--random-state": "7", "--layer": "mine", "--key-added": "7", "--progress": "false", "--checkpoint": "none",
@@ -234,8 +236,7 @@ def test_a_word_becomes_the_first_type_that_takes_it(hint: Any, word: str, value
 
 
 def test_the_default_method_is_that_of_the_task(toy: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(registry, "task_of", lambda name: __import__("dataclasses").replace(tl_task, default="kmeans"))
-    tl_task = registry.TASKS["cluster"]
+    monkeypatch.setitem(TASKS, "cluster", dataclasses.replace(TASKS["cluster"], default="kmeans"))
     out = toy.with_name("default.h5ad")
     called("run", "cluster", toy, out, "--n-clusters", 3)
     assert ran(out)["method"] == "kmeans"

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         args, rest = _parser().parse_known_args(sys.argv[1:] if argv is None else list(argv))
-        level = logging.INFO if args.verbose or args.command is _bench else logging.WARNING
+        level = logging.INFO if "verbose" in args or args.command is _bench else logging.WARNING
         with _told(level):
             args.command(args, rest)
             sys.stdout.flush()
@@ -81,7 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="scdance", description="Deep-learning methods of single-cell and spatial omics.", parents=[common]
     )
-    parser.set_defaults(verbose=False)
     parser.add_argument("--version", action="version", version=f"scdance {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -58,11 +60,9 @@ def test_a_method_whose_package_is_missing_is_left_out(
 
 
 def test_a_cluster_has_the_colour_of_the_type_it_shares_most_cells_with():
-    import anndata as ad
-    import numpy as np
-
     obs = pd.DataFrame({"type": [*"aaabbc"], "found": [*"110022"]}, dtype="category")
     obs["split"] = pd.Categorical([*"012344"])
+    obs.index = [*"uvwxyz"]
     adata = ad.AnnData(np.ones((6, 1)), obs=obs)
     palette = ["red", "green", "blue", "grey", "black"]
     assert _demo._like(adata, "found", "type", palette) == ["green", "red", "blue"]

@@ -159,6 +159,8 @@ def solve(
     result = check_result(task, result, cells)
     if not hasattr(model, "categories_"):
         model.categories_ = [str(i) for i in range(_n_categories(result))]
+        if getattr(model, "n_clusters", 0) is None:
+            logger.info("%s: %d clusters, estimated", model.name, len(model.categories_))
     seconds = time.perf_counter() - start
     logger.info("%s: finished in %.1f s", model.name, seconds)
     return result, seconds

@@ -206,7 +206,9 @@ def _scored(part: pd.DataFrame, scores: list[str]) -> str:
         "CPU s",
         "MB",
     ]
-    notes = "± is the standard deviation over the seeds; CPU s and MB (above imports) are those of the costliest set."
+    n_seeds = part["seed"].nunique()
+    notes = f"± is the standard deviation over {n_seeds} seeds. " if n_seeds > 1 else "One seed. "
+    notes += "CPU s and MB (above imports) are those of the costliest set."
     if has_picked:
         head.append(f"*label-picked {name}*")
         notes += " *Label-picked* is the epoch that the labels would choose: no result, shown for comparison only."
@@ -230,15 +232,9 @@ def _against(part: pd.DataFrame, score: str, mode: str) -> str:
     if pairs.empty:
         return ""
     floors = list(dict.fromkeys(pairs["floor"]))
-    found = pairs.set_index(["variant", "floor"])
-    lines = [
-        [
-            variant,
-            *(_number(found["difference"][variant, floor], found["sd"][variant, floor], "+.3f") for floor in floors),
-        ]
-        for variant in _order(part, score)
-        if variant in set(pairs["variant"])
-    ]
+    found = {(pair.variant, pair.floor): _number(pair.difference, pair.sd, "+.3f") for pair in pairs.itertuples()}
+    methods = [variant for variant in _order(part, score) if variant in set(pairs["variant"])]
+    lines = [[variant, *(found[variant, floor] for floor in floors)] for variant in methods]
     text = f"{score.upper()} above each floor, same data set and seed, mean over the data sets:"
     return f"{text}\n\n{_markdown(['', *floors], lines)}"
 

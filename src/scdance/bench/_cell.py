@@ -78,8 +78,7 @@ class _Picker:
 
 def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
     """Run one cell and return its row."""
-    import scdance
-    from scdance import datasets, metrics
+    from scdance import __version__, datasets, metrics
     from scdance._core.task import TASKS
 
     task = TASKS[job["task"]]
@@ -99,10 +98,11 @@ def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
     else:
         row = _solve(adata, job, picker) | {"peak_mb": peak_mb() - imported}
     adata.obs["truth"] = truth
-    scores = metrics.score(adata, task.name, key="result", truth="truth").iloc[0].to_dict()
+    table = metrics.score(adata, task.name, key="result", truth="truth")
+    scores = {name: float(table[name].item()) for name in task.metrics}
     row |= scores | picker.row(scores)
     row["n_clusters"] = int(adata.obs["result"].nunique())
-    row["versions"] = versions(scdance.__version__)
+    row["versions"] = versions(__version__)
     return row
 
 

@@ -71,8 +71,12 @@ def _row(adata: AnnData, name: str, entry: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
     tl.cluster(adata, method=name, **known)
     seconds = time.perf_counter() - start
-    scores = metrics.score(adata, CLUSTER.name, key=name, truth=entry["labels_key"]).iloc[0].to_dict()
-    return {**scores, "n_clusters": adata.obs[name].nunique(), "seconds": seconds}
+    scores = metrics.score(adata, CLUSTER.name, key=name, truth=entry["labels_key"])
+    return {
+        **{score: scores[score].item() for score in CLUSTER.metrics},
+        "n_clusters": adata.obs[name].nunique(),
+        "seconds": seconds,
+    }
 
 
 def _figure(adata: AnnData, truth: str, table: pd.DataFrame) -> Figure:
@@ -123,6 +127,6 @@ def _like(adata: AnnData, key: str, truth: str, palette: list[str]) -> list[str]
 
     shared = pd.crosstab(adata.obs[key], adata.obs[truth], dropna=False).to_numpy()
     clusters, types = linear_sum_assignment(shared, maximize=True)
-    of = dict(zip(clusters, types, strict=True))
+    of = dict(zip(clusters.tolist(), types.tolist(), strict=True))
     spare = cycle(palette[shared.shape[1] :])
     return [palette[of[i]] if i in of else next(spare) for i in range(len(shared))]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_N
 
 def solved(
     jobs: Sequence[dict[str, Any]], *, at_once: int, threads: int, timeout: float | None
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+) -> Generator[tuple[dict[str, Any], dict[str, Any]], None, None]:
     """Yield each job with its row as it ends. Closing the iterator ends what still runs."""
     waiting, running = list(reversed(jobs)), list[_Process]()
     try:

@@ -216,9 +216,7 @@ def _joined(parts: tuple[Tensor, ...]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _sweep(
-    x: Tensor, a: Tensor, b: Tensor, logit: Tensor | None, log_size: Tensor, *, slopes: bool
-) -> tuple[Tensor, ...]:
+def _sweep(x: Tensor, a: Tensor, b: Tensor, logit: Tensor | None, log_size: Tensor, *, slopes: bool) -> tuple[Any, ...]:
     """Sum of the log-likelihoods of a block of cells and, if asked, its slopes in a, b and ρ."""
     mean = a.clamp(*LOG_MEAN).add_(log_size).exp_()
     theta = functional.softplus(b).clamp_(*DISPERSION)
@@ -302,6 +300,17 @@ class CountHead(nn.Module):
         mean = mean if size is None else mean * size.reshape(-1, 1)
         return CountParameters(mean, functional.softplus(dispersion).clamp(*DISPERSION), logit)
 
+    def start_at(self, means: Tensor) -> None:
+        """Let training start from the mean of each gene, so that the hidden layer only has to tell cells apart.
+
+        Parameters
+        ----------
+        means
+            Mean count of each gene per unit of size factor, (n_vars,), ≥ 0; 0 is raised to the bound 1e-5.
+        """
+        with torch.no_grad():
+            self.mean.bias.copy_(means.log().clamp(*LOG_MEAN))
+
     def loss(self, h: Tensor, x: Tensor, size: Tensor | None = None, *, ridge: float = 0.0) -> Tensor:
         """Mean negative log-likelihood of counts `x`, (n_obs, n_vars); `ridge` as in :func:`zinb_loss`."""
         mean, dispersion, logit = self._outputs(h)
@@ -310,5 +319,5 @@ class CountHead(nn.Module):
         return zinb_loss(x, mean, dispersion, logit, size, ridge=ridge)
 
     def _outputs(self, h: Tensor) -> CountParameters:
-        dispersion = self.gene_dispersion if self.dispersion is None else self.dispersion(h)
+        dispersion: Tensor = self.gene_dispersion if self.dispersion is None else self.dispersion(h)
         return CountParameters(self.mean(h), dispersion, None if self.logit is None else self.logit(h))

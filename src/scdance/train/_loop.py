@@ -212,7 +212,7 @@ class _Run:
         self.log.history.setdefault("valid_loss", []).append(loss)
         if loss < self.best_loss - how.min_delta:
             self.best_loss, self.waited = loss, 0
-            self.best = dict(self.net.state_dict())
+            self.best = copy.deepcopy(self.net.state_dict())
             return
         self.waited += 1
         if how.patience is not None and self.waited >= how.patience:
