@@ -319,5 +319,5 @@ class CountHead(nn.Module):
         return zinb_loss(x, mean, dispersion, logit, size, ridge=ridge)
 
     def _outputs(self, h: Tensor) -> CountParameters:
-        dispersion: Tensor = self.gene_dispersion if self.dispersion is None else self.dispersion(h)
+        dispersion: Any = self.gene_dispersion if self.dispersion is None else self.dispersion(h)
         return CountParameters(self.mean(h), dispersion, None if self.logit is None else self.logit(h))
