@@ -213,6 +213,13 @@ def test_what_scanpy_called_leiden_is_left_alone(adata):
     pd.testing.assert_series_equal(adata.obs["leiden"], theirs)
 
 
+def test_a_column_is_not_called_like_the_index(adata):
+    adata.obs.index.name = "full"  # anndata could not write both
+    with pytest.raises(ValueError, match=r"index of `adata.obs` is called 'full'"):
+        sd.tl.cluster(adata, Full)
+    sd.tl.cluster(adata, Full, key_added="k")
+
+
 def test_running_twice_just_works_and_keeps_the_order_of_the_columns(adata, picture):
     sd.tl.cluster(adata, Full)
     adata.obs["after"] = 1

@@ -367,6 +367,11 @@ def check_slots(data: Any, task: Task, key_added: str | None, model: Method) -> 
         raise InputError(msg)
     own = _claimed(adata, task, key)
     for where, name in slots_of(task, key).values():
+        if where == "obs" and name == adata.obs.index.name:
+            msg = (
+                f"The index of `adata.obs` is called {name!r}, as a column would be. Pass another name as `key_added=`."
+            )
+            raise InputError(msg)
         if name in getattr(adata, where) and (where, name) not in own:
             msg = (
                 f"`adata.{where}[{name!r}]` exists and was not written by scdance's {task.name!r}, so it is left "
