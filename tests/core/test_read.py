@@ -274,7 +274,7 @@ def test_batches_are_numbered_by_their_sorted_names(adata):
 
     adata.obs["batch"] = ["b", "a", "c"] * 30
     cells = read(adata, Batched(), batch_key="batch")
-    assert cells.n_batches == 3
+    assert cells.batch_names == ["a", "b", "c"]
     assert cells.batch[:3].tolist() == [1, 0, 2]
 
 

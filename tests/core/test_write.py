@@ -193,7 +193,7 @@ def test_a_slot_of_somebody_else_stops_the_call_before_anything_runs(adata, pict
     getattr(adata, where)[name] = value
     before = picture(adata)
     monkeypatch.setattr(Full, "fit", None)
-    monkeypatch.setattr(io, "_scan", None)
+    monkeypatch.setattr(io, "scan", None)
     with pytest.raises(ValueError) as raised:
         sd.tl.cluster(adata, Full)
     assert f"`adata.{where}[{name!r}]` exists" in str(raised.value)

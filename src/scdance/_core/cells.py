@@ -37,8 +37,8 @@ class Cells:
         Names of these cells and of the kept genes.
     depth
         Total counts of each cell before gene selection, (n_obs,) float64.
-    batch, n_batches
-        Batch of each cell as codes, (n_obs,) int32, −1 for a batch unseen in training; how many there are.
+    batch, batch_names
+        Batch of each cell as codes, (n_obs,) int32, −1 for one unseen in training; the batches of training.
     graph
         The user's neighbour graph, (n_obs, n_obs) CSR.
     rep
@@ -57,7 +57,7 @@ class Cells:
     counts: Rows | None = None
     depth: np.ndarray | None = None
     batch: np.ndarray | None = None
-    n_batches: int = 0
+    batch_names: list[str] | None = None
     graph: sp.csr_matrix | None = None
     rep: np.ndarray | None = None
     extra: dict[str, Any] = field(default_factory=dict)

@@ -12,10 +12,11 @@ import scipy.sparse as sp
 from scdance import _checks
 from scdance._checks import InputError, MissingKeyError, WrongTypeError, listed, warn
 from scdance._settings import logger
-from scdance.pp import FittedRecipe, OnDisk, Recipe, Rows, Transformed, blocks, canonical, is_on_disk
+from scdance.pp import FittedRecipe, OnDisk, Recipe, Rows, Transformed, canonical, is_on_disk
 
 from .cells import Cells
 from .method import Method
+from .scan import scan
 from .task import Slot, Task
 
 ROOT = "scdance"  # key of `uns` that holds the run records
@@ -65,38 +66,36 @@ def read(
     adata = table_of(data)
     _checks.one_of(recipe, ("default", None), "recipe")
     _refuse_unused(model, use_rep=use_rep, batch_key=batch_key, neighbors_key=neighbors_key)
-    prepared = getattr(model, "prep_", None)
-    if prepared is not None:
+    if model.is_fitted:
         _refuse_other_input(model, use_rep, recipe)
-    extra: dict[str, Any] = {}
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {"n_obs_in": adata.n_obs, "n_vars_in": adata.n_vars}
     if batch_key is not None:
-        given["batch"], given["n_batches"] = _batch(adata, batch_key, model)
+        given["batch"], given["batch_names"] = _batch(adata, batch_key, model)
     if neighbors_key is not None:
         given["graph"] = _graph(adata, neighbors_key)
-    if use_rep is not None or neighbors_key is not None:
-        # The values stand for the expression: the matrix is not read at all.
-        rep = None if use_rep is None else _representation(adata, use_rep, model)
-        _check_n_clusters(model, adata.n_obs)
-        extra["input"] = {
-            "layer": f"obsm[{use_rep!r}]" if use_rep else f"obsp of {neighbors_key!r}",
-            "kind": "given",
-        }
-        return Cells(
-            prep=prepared or FittedRecipe(np.array([], dtype=str)),
-            rows=np.arange(adata.n_obs),
-            n_obs_in=adata.n_obs,
-            n_vars_in=adata.n_vars,
-            obs_names=np.asarray(adata.obs_names, dtype=str),
-            var_names=np.array([], dtype=str),
-            rep=rep,
-            extra=extra,
-            **given,
-        )
+    if use_rep is not None:
+        given["rep"] = _representation(adata, use_rep, model)
+    if use_rep is None and neighbors_key is None:
+        return _from_matrix(adata, model, layer, recipe, given)
+    # The values stand for the expression: the matrix is not read at all.
+    _check_n_clusters(model, adata.n_obs)
+    where = f"obsm[{use_rep!r}]" if use_rep else f"obsp of {neighbors_key!r}"
+    return Cells(
+        prep=model.prep_ if model.is_fitted else FittedRecipe(np.array([], dtype=str)),
+        rows=np.arange(adata.n_obs),
+        obs_names=np.asarray(adata.obs_names, dtype=str),
+        var_names=np.array([], dtype=str),
+        extra={"input": {"layer": where, "kind": "given"}},
+        **given,
+    )
+
+
+def _from_matrix(adata: Any, model: Method, layer: str | None, recipe: str | None, given: dict[str, Any]) -> Cells:
+    """Cells with expression: checked, without the empty ones, after the recipe."""
     _checks.unique_names(adata.var_names, "var")
     matrix, where = _matrix(adata, layer)
     counts: Rows = OnDisk(matrix) if is_on_disk(matrix) else canonical(matrix)
-    kind, depth = _scan(counts, adata, where, model)
+    kind, depth = scan(counts, adata, where, model)
     rows = np.flatnonzero(depth > 0)
     if len(rows) == 0:
         msg = f"All {adata.n_obs} cells of `{where}` are empty; pass the layer that holds the counts as `layer=`."
@@ -107,20 +106,16 @@ def read(
             "no label. To remove them: `sc.pp.filter_cells(adata, min_counts=1)`."
         )
     _check_n_clusters(model, len(rows))
-    if prepared is None:
+    if model.is_fitted:
+        prepared = model.prep_
+        _refuse_other_kind(model, where, kind)
+    else:
         steps: Recipe = model.recipe if recipe == "default" else Recipe()
         kept: Rows = counts if len(rows) == adata.n_obs else _subset(counts, rows)
         prepared = steps.fit(kept, depth[rows], adata.var_names, log_input=kind == "log-normalised")
         if len(prepared.var_names) == 0:
             msg = f"The recipe ({steps}) keeps none of the {adata.n_vars} genes of `{where}`."
             raise InputError(msg)
-    elif prepared.log_input != (kind == "log-normalised"):
-        here, then = ("log-normalised", "counts") if kind == "log-normalised" else ("count", "log-normalised values")
-        msg = (
-            f"The {type(model).__name__} was fitted on {then}, but `{where}` holds {here} values. "
-            f"Pass the layer with {then} as `layer=`."
-        )
-        raise InputError(msg)
     columns = prepared.find(adata.var_names)
     missing = int((columns < 0).sum())
     if missing:
@@ -129,18 +124,15 @@ def read(
     logger.info("%s: %d cells × %d genes of `%s` (%s)", model.name, len(rows), len(columns), where, kind)
     if "batch" in given:
         given["batch"] = given["batch"][rows]
-    extra["input"] = {"layer": where, "kind": kind}
     return Cells(
         prep=prepared,
         rows=rows,
-        n_obs_in=adata.n_obs,
-        n_vars_in=adata.n_vars,
         obs_names=np.asarray(adata.obs_names, dtype=str)[rows],
         var_names=prepared.var_names,
         x=x,
         counts=raw if "counts" in (*model.needs, *model.uses) else None,
         depth=depth[rows],
-        extra=extra,
+        extra={"input": {"layer": where, "kind": kind}},
         **given,
     )
 
@@ -174,6 +166,18 @@ def _refuse_other_input(model: Method, use_rep: str | None, recipe: str | None) 
         raise InputError(msg)
 
 
+def _refuse_other_kind(model: Method, where: str, kind: str) -> None:
+    """Refuse, for a fitted model, counts where it learnt from log-normalised values, and the other way round."""
+    logged = kind == "log-normalised"
+    if model.prep_.log_input != logged:
+        here, then = ("log-normalised", "counts") if logged else ("count", "log-normalised values")
+        msg = (
+            f"The {type(model).__name__} was fitted on {then}, but `{where}` holds {here} values. "
+            f"Pass the layer with {then} as `layer=`."
+        )
+        raise InputError(msg)
+
+
 def _refuse_unused(model: Method, **given: Any) -> None:
     """Refuse an input that the method would silently ignore."""
     kinds = {"use_rep": "rep", "batch_key": "batch", "neighbors_key": "graph"}
@@ -202,102 +206,16 @@ def _matrix(adata: Any, layer: str | None) -> tuple[Any, str]:
     return adata.X, "X"
 
 
-def _scan(x: Rows, adata: Any, where: str, model: Method) -> tuple[str, np.ndarray]:
-    """One pass over the matrix: refuse what cannot be used, and tell what it holds.
-
-    Returns the kind of values ("counts", "fractional counts" or "log-normalised") and the depth of each cell.
-    """
-    depth = np.zeros(x.shape[0])
-    linear = np.zeros(x.shape[0])
-    bad, low, high, fractions = np.zeros(x.shape[1], dtype=bool), 0.0, 0.0, 0
-    needs = "counts" if "counts" in model.needs else "counts or log-normalised values"
-    n_bad = 0
-    for here, block in blocks(x):
-        values = block.data
-        finite = np.isfinite(values)
-        if not finite.all():
-            n_bad += int((~finite).sum())
-            bad[block.indices[~finite]] = True
-            continue
-        if values.size:
-            low, high = min(low, float(values.min())), max(high, float(values.max()))
-        part = np.abs(values - np.rint(values)) > 1e-6  # what a detour over floats leaves is no fraction
-        fractions += int(part.sum())
-        depth[here] = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
-        if fractions and high < 25:
-            linear[here] = np.asarray(block.expm1().sum(axis=1, dtype=np.float64)).ravel()
-    if n_bad:
-        first = np.flatnonzero(bad)
-        msg = (
-            f"`{where}` contains {n_bad} values that are NaN or infinite, in {len(first)} genes "
-            f"({listed(adata.var_names[first], 3)}). Replace or remove them first."
-        )
-        raise InputError(msg)
-    kept = [f"layers[{each!r}]" for each in adata.layers]
-    kept += [name for name, value in (("X", adata.X), ("raw", adata.raw)) if value is not None]
-    others = [name for name in kept if name != where]
-    there = f" The object also holds {listed(others)}." if others else ""
-    how = (
-        "Pass the layer with raw counts as `layer=`"
-        + (" (from raw: `adata.layers['counts'] = adata.raw[:, adata.var_names].X`)" if "raw" in others else "")
-        + "."
-    )
-    if low < 0:
-        msg = (
-            f"`{where}` has negative values (down to {low:.3g}): it looks scaled, but "
-            f"{model.name or type(model).__name__} needs {needs}.{there} {how}"
-        )
-        raise InputError(msg)
-    if high >= 2**24:  # float32 rounds 2**24 + 1 to 2**24
-        msg = (
-            f"`{where}` has values up to {high:.3g}, but counts must stay below 2**24 = 16,777,216 to be held exactly."
-            f"{there} {how}"
-        )
-        raise InputError(msg)
-    if not fractions:
-        return "counts", depth
-    if _looks_logged(adata, where, linear, high):
-        if "counts" in model.needs:
-            msg = (
-                f"`{where}` looks log-normalised (values up to {high:.3g}, with fractions), but "
-                f"{model.name or type(model).__name__} needs raw counts.{there} {how}"
-            )
-            raise InputError(msg)
-        logger.info("%s: `%s` is log-normalised already and is taken as it is", model.name, where)
-        return "log-normalised", depth
-    warn(
-        f"{fractions} values of `{where}` have fractions (up to {high:.3g}); they are taken as counts corrected for "
-        "background or estimated by RSEM. If they are normalised, pass the raw counts as `layer=`."
-    )
-    return "fractional counts", depth
-
-
-def _looks_logged(adata: Any, where: str, linear: np.ndarray, high: float) -> bool:
-    if high >= 25:
-        return False
-    if where == "X" and "log1p" in adata.uns:
-        return True
-    sums = linear[linear > 0]
-    return bool(len(sums)) and float(np.std(sums)) < 1e-3 * float(np.mean(sums))
-
-
-def _batch(adata: Any, key: str, model: Method) -> tuple[np.ndarray, int]:
-    """Batch codes, in the order of the training batches where the model is fitted; −1 for an unseen one."""
+def _batch(adata: Any, key: str, model: Method) -> tuple[np.ndarray, list[str]]:
+    """Batch codes and names, in the order of training where the model is fitted; −1 for an unseen one."""
     import pandas as pd
 
     values = _checks.column(adata.obs, key, where="adata.obs", what="the column with the batches", argument="batch_key")
     if pd.isna(values).any():
         msg = f"`adata.obs[{key!r}]` has {int(pd.isna(values).sum())} missing values; every cell needs a batch."
         raise InputError(msg)
-    known = getattr(model, "batches_", None)
-    names = sorted(values.astype(str).unique()) if known is None else list(known)
-    codes = pd.Categorical(values.astype(str), categories=names).codes.astype(np.int32)
-    return codes, len(names)
-
-
-def batch_names(adata: Any, key: str | None) -> list[str] | None:
-    """Names of the batches in the order of their codes."""
-    return None if key is None else sorted(adata.obs[key].astype(str).unique())
+    names = list(getattr(model, "batches_", sorted(values.astype(str).unique())))
+    return pd.Categorical(values.astype(str), categories=names).codes.astype(np.int32), names
 
 
 def _representation(adata: Any, key: str, model: Method) -> np.ndarray:

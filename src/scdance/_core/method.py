@@ -86,6 +86,7 @@ class Method:
         categories_: list[str]
         n_dims_: int  # of the representation that it was fitted on, if it was
         fitted_on_: str
+        batches_: list[str]
         net_: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

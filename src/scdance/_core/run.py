@@ -173,6 +173,8 @@ def _fit(model: Method, roles: dict[str, Cells]) -> None:
     model.prep_ = cells.prep
     if cells.rep is not None:
         model.n_dims_ = cells.rep.shape[1]
+    if cells.batch_names is not None:
+        model.batches_ = cells.batch_names
     if not model.inductive:
         model.fitted_on_ = _who(cells)
 

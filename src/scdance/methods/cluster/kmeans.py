@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -49,7 +49,7 @@ class KMeans(Method):
     """
 
     n_clusters: int | None = None
-    k_method: str = "leiden"
+    k_method: Literal["leiden", "stability", "scgnn"] = "leiden"
     n_top_genes: int | None = 2000
     scale: bool = False
     n_components: int = 50

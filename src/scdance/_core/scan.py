@@ -1,0 +1,110 @@
+"""What a matrix holds: counts, fractions of counts or log-normalised values; and what cannot be used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from scdance._checks import InputError, listed, warn
+from scdance._settings import logger
+from scdance.pp import Rows, blocks
+
+from .method import Method
+
+LOGGED_BELOW = 25  # e^25 counts of one gene in one cell do not occur, so larger values are not logarithms
+
+
+def scan(x: Rows, adata: Any, where: str, model: Method) -> tuple[str, np.ndarray]:
+    """Go once through the matrix: refuse what `model` cannot use, and tell what it holds.
+
+    Parameters
+    ----------
+    x
+        The matrix, (n_obs, n_vars).
+    adata, where
+        The object and the name of the matrix in it, for messages.
+    model
+        The method, which says whether it needs counts.
+
+    Returns
+    -------
+    Kind of the values ("counts", "fractional counts" or "log-normalised"), and depth of each cell, (n_obs,).
+    """
+    depth, linear = np.zeros(x.shape[0]), np.zeros(x.shape[0])
+    bad, n_bad = np.zeros(x.shape[1], dtype=bool), 0
+    low, high, fractions = 0.0, 0.0, 0
+    for here, block in blocks(x):
+        values = block.data
+        finite = np.isfinite(values)
+        if not finite.all():
+            n_bad += int((~finite).sum())
+            bad[block.indices[~finite]] = True
+            continue
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+        part = np.abs(values - np.rint(values)) > 1e-6  # what a detour over floats leaves is no fraction
+        fractions += int(part.sum())
+        depth[here] = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
+        if fractions and high < LOGGED_BELOW:
+            linear[here] = np.asarray(block.expm1().sum(axis=1, dtype=np.float64)).ravel()
+    if n_bad:
+        first = np.flatnonzero(bad)
+        msg = (
+            f"`{where}` contains {n_bad} values that are NaN or infinite, in {len(first)} genes "
+            f"({listed(adata.var_names[first], 3)}). Replace or remove them first."
+        )
+        raise InputError(msg)
+    _refuse_range(low, high, adata, where, model)
+    if not fractions:
+        return "counts", depth
+    if _looks_logged(adata, where, linear, high):
+        if "counts" in model.needs:
+            msg = (
+                f"`{where}` looks log-normalised (values up to {high:.3g}, with fractions), but "
+                f"{model.name or type(model).__name__} needs raw counts.{_instead(adata, where)}"
+            )
+            raise InputError(msg)
+        logger.info("%s: `%s` is log-normalised already and is taken as it is", model.name, where)
+        return "log-normalised", depth
+    warn(
+        f"{fractions} values of `{where}` have fractions (up to {high:.3g}); they are taken as counts corrected for "
+        "background or estimated by RSEM. If they are normalised, pass the raw counts as `layer=`."
+    )
+    return "fractional counts", depth
+
+
+def _refuse_range(low: float, high: float, adata: Any, where: str, model: Method) -> None:
+    """Refuse negative values and counts too large for float32."""
+    if low < 0:
+        needs = "counts" if "counts" in model.needs else "counts or log-normalised values"
+        msg = (
+            f"`{where}` has negative values (down to {low:.3g}): it looks scaled, but "
+            f"{model.name or type(model).__name__} needs {needs}.{_instead(adata, where)}"
+        )
+        raise InputError(msg)
+    if high >= 2**24:  # float32 rounds 2**24 + 1 to 2**24
+        msg = (
+            f"`{where}` has values up to {high:.3g}, but counts must stay below 2**24 = 16,777,216 to be held exactly."
+            f"{_instead(adata, where)}"
+        )
+        raise InputError(msg)
+
+
+def _instead(adata: Any, where: str) -> str:
+    """Sentences that say what else the object holds and what to type."""
+    kept = [f"layers[{each!r}]" for each in adata.layers]
+    kept += [name for name, value in (("X", adata.X), ("raw", adata.raw)) if value is not None]
+    others = [name for name in kept if name != where]
+    there = f" The object also holds {listed(others)}." if others else ""
+    raw = " (from raw: `adata.layers['counts'] = adata.raw[:, adata.var_names].X`)" if "raw" in others else ""
+    return f"{there} Pass the layer with raw counts as `layer=`{raw}."
+
+
+def _looks_logged(adata: Any, where: str, linear: np.ndarray, high: float) -> bool:
+    if high >= LOGGED_BELOW:
+        return False
+    if where == "X" and "log1p" in adata.uns:
+        return True
+    sums = linear[linear > 0]
+    return bool(len(sums)) and float(np.std(sums)) < 1e-3 * float(np.mean(sums))
