@@ -108,11 +108,12 @@ def loop(
     saved.restore(run)
 
     # tqdm: False shows the bar, None hides it where nobody watches
-    bar = tqdm(total=how.epochs, initial=run.log.epochs, desc=stage, leave=False, disable=_hidden(runtime.progress))
+    n_epochs = how.epochs if how.epochs is not None else how.n_epochs(len(batches))  # type: ignore[arg-type]
+    bar = tqdm(total=n_epochs, initial=run.log.epochs, desc=stage, leave=False, disable=_hidden(runtime.progress))
     try:
         while not run.log.stopped:
-            if run.log.epochs >= how.epochs:
-                run.log.stopped = f"all {how.epochs} epochs"
+            if run.log.epochs >= n_epochs:
+                run.log.stopped = f"all {n_epochs} epochs"
                 break
             net.eval()
             stop = each_epoch(run.log.epochs) if each_epoch is not None else None
@@ -180,6 +181,8 @@ def _optimizer(parameters: Iterable[nn.Parameter], how: Train) -> torch.optim.Op
     numbers: dict[str, Any] = {"lr": how.lr, "weight_decay": how.weight_decay}
     if how.optimizer == "amsgrad":
         return torch.optim.Adam(parameters, amsgrad=True, **numbers)
+    if how.optimizer == "adadelta":
+        numbers["rho"] = 0.95  # as published
     makers = {
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,10 @@ class Train:
     Parameters
     ----------
     epochs
-        Most passes over the cells; 0 leaves the net as it was made.
+        Most passes over the cells; 0 leaves the net as it was made, None: as many as make `steps` steps.
+    steps
+        Steps of the optimiser where `epochs` is None, rounded up to whole passes: few cells are then trained
+        on as long as many.
     lr
         Learning rate of the optimiser.
     batch_size
@@ -29,10 +33,11 @@ class Train:
     clip
         Largest norm of the gradient; None: not clipped.
     optimizer
-        Optimiser, with PyTorch's default numbers but for `lr` and `weight_decay`.
+        Optimiser, with PyTorch's default numbers but for `lr`, `weight_decay` and Adadelta's ρ = 0.95.
     """
 
-    epochs: int = 100
+    epochs: int | None = 100
+    steps: int | None = None
     lr: float = 1e-3
     batch_size: int = 256
     weight_decay: float = 0.0
@@ -44,6 +49,7 @@ class Train:
     def __post_init__(self) -> None:
         least = {
             "epochs": 0,
+            "steps": 1,
             "lr": 0,
             "batch_size": 1,
             "weight_decay": 0,
@@ -56,3 +62,12 @@ class Train:
             if value is not None and (value < low or (name == "lr" and value == 0)):
                 msg = f"{name}={value!r}, but it must be {'above 0' if name == 'lr' else f'at least {low}'}."
                 raise InputError(msg)
+        if self.epochs is None and self.steps is None:
+            msg = "epochs and steps are both None; pass one of them, so that training ends."
+            raise InputError(msg)
+
+    def n_epochs(self, n_batches: int) -> int:
+        """Most passes over data of so many batches."""
+        if self.epochs is not None:
+            return self.epochs
+        return max(1, math.ceil((self.steps or 0) / n_batches))
