@@ -131,10 +131,11 @@ class row_share:
 class select_genes:
     """Keep the `n_top` genes that vary most (None: all).
 
-    `flavor` is ``"deviance"`` (of the counts against a constant share in all cells [Townes2019]_; one pass,
-    also on disk), ``"variance"`` (of the values so far), or a flavour of
-    :func:`scanpy.pp.highly_variable_genes` (``"seurat_v3"`` on counts, ``"seurat"`` and ``"cell_ranger"`` on
-    log values; in memory only). Log-normalised input without counts is ranked by ``"variance"``.
+    `flavor` is ``"deviance"`` (of the counts against a constant share in all cells [Townes2019]_), ``"variance"``
+    (of the values so far), ``"cell_ranger"`` (dispersion of log values against genes of similar mean), each also
+    for data on disk, or another flavour of :func:`scanpy.pp.highly_variable_genes` (``"seurat_v3"`` on counts,
+    ``"seurat"`` on log values), which loads the data. Log-normalised input without counts is ranked by
+    ``"variance"`` instead of ``"deviance"``.
     """
 
     @staticmethod
@@ -145,8 +146,9 @@ class select_genes:
         if flavor == "deviance" and not log_input:
             score = _deviance(stream)
         elif flavor in ("variance", "deviance"):
-            _, sd = _moments(stream)
-            score = sd
+            score = _moments(stream)[1]
+        elif flavor == "cell_ranger":
+            score = _dispersion_in_bins(*_moments(stream))
         else:
             score = _scanpy_rank(stream, n_top, flavor)
         best = np.argsort(-score, kind="stable")[:n_top]
@@ -174,7 +176,24 @@ def _deviance(stream: Stream) -> np.ndarray:
     return 2 * out
 
 
-def _moments(stream: Stream, apply: Callable[[_Block], np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def _dispersion_in_bins(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Variance over mean of each gene, against median and median deviation in 20 bins of equally many genes.
+
+    The genes of scanpy's and Cell Ranger's flavour "cell_ranger".
+    """
+    mean = np.where(mean > 0, mean, 1e-12)
+    dispersion = sd**2 / mean
+    bins = np.searchsorted(np.percentile(mean, np.arange(10, 105, 5)), mean, side="left")
+    score = np.full(len(mean), -np.inf)
+    for each in np.unique(bins):
+        inside = bins == each
+        off = dispersion[inside] - np.median(dispersion[inside])
+        spread = np.median(np.abs(off))
+        score[inside] = off / spread if spread > 0 else -np.inf
+    return score
+
+
+def _moments(stream: Stream) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (ddof 1) of each gene over all cells, from CSR blocks, float64."""
     n, total, square = 0, 0.0, 0.0
     for block in stream():
