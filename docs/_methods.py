@@ -155,7 +155,16 @@ def summary(names: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
+def write_leaderboards(folder: Path) -> None:
+    """Write the tables of every committed benchmark file beside it, for the page that includes them."""
+    for path in folder.glob("*.csv"):
+        tables = scdance.bench.leaderboard(scdance.bench.read(path))
+        (folder / "tables" / f"{path.stem}.md").parent.mkdir(exist_ok=True)
+        (folder / "tables" / f"{path.stem}.md").write_text(tables)
+
+
 def write_pages(app: Any, config: Any) -> None:
+    write_leaderboards(Path(app.srcdir) / "leaderboard")
     write_methods(Path(app.srcdir) / "methods")
     write_api(Path(app.srcdir) / "api" / "generated")
 

@@ -23,7 +23,7 @@ extensions = [
     "myst_nb",
     "_methods",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "leaderboard/tables", "**.ipynb_checkpoints"]
 suppress_warnings = ["myst.header"]  # a generated page may start below the first level
 
 autodoc_typehints = "description"

@@ -172,13 +172,6 @@ def test_head_loss_is_the_likelihood_of_what_it_predicts(likelihood, dispersion)
     torch.testing.assert_close(mean, head(h).mean * size[:, None])
 
 
-def test_head_can_start_at_the_means_of_the_genes():
-    head = CountHead(3, 4, likelihood="nb", dispersion="gene")
-    means = torch.tensor([0.0, 0.01, 1.0, 50.0])
-    head.start_at(means)
-    torch.testing.assert_close(head(torch.zeros(2, 3)).mean[0], means.clamp_min(1e-5))
-
-
 def test_head_learns_the_parameters_that_made_the_counts():
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.negative_binomial(2, 2 / (2 + 5), size=(4000, 1)), dtype=torch.float32)

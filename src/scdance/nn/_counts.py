@@ -300,17 +300,6 @@ class CountHead(nn.Module):
         mean = mean if size is None else mean * size.reshape(-1, 1)
         return CountParameters(mean, functional.softplus(dispersion).clamp(*DISPERSION), logit)
 
-    def start_at(self, means: Tensor) -> None:
-        """Let training start from the mean of each gene, so that the hidden layer only has to tell cells apart.
-
-        Parameters
-        ----------
-        means
-            Mean count of each gene per unit of size factor, (n_vars,), ≥ 0; 0 is raised to the bound 1e-5.
-        """
-        with torch.no_grad():
-            self.mean.bias.copy_(means.log().clamp(*LOG_MEAN))
-
     def loss(self, h: Tensor, x: Tensor, size: Tensor | None = None, *, ridge: float = 0.0) -> Tensor:
         """Mean negative log-likelihood of counts `x`, (n_obs, n_vars); `ridge` as in :func:`zinb_loss`."""
         mean, dispersion, logit = self._outputs(h)

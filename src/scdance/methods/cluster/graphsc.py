@@ -17,6 +17,7 @@ from scdance.train import Batches, TorchMethod, Train
 
 OUTPUT_DROPOUT = 0.1  # of the embedding, in training
 PAIR_NEIGHBORS = 15  # of a cell in the objective "knn"
+CHANCE = (1e-6, 0.98)  # bounds of the probability that a cell and a gene are linked at random
 EXTRA, PASSES = 10, 6  # directions and passes of the subspace iteration beyond what is wanted
 PAPER = {"objective": "identity", "epochs": 100, "lr": 1e-5}
 
@@ -158,12 +159,16 @@ class GraphSC(TorchMethod):
     # ------------------------------------------------------------------ what is trained
 
     def _bipartite_step(self, cells: Cells, h: Tensor) -> Any:
-        """Step that predicts the edges between the cells of a batch and all genes, both kinds weighing half."""
-        genes = torch.from_numpy(self.gene_features_).to(h)
+        """Step that predicts which genes the cells of a batch express, beyond what the degrees of both say."""
+        features = torch.from_numpy(self.gene_features_).to(h)
+        features = features / features.square().sum(dim=1).mean().sqrt()  # so that scores start around ±1
+        degrees = torch.from_numpy(self.gene_degrees_ - 1).to(h)
 
         def step(rows: np.ndarray) -> Tensor:
             edges = torch.from_numpy((cells.x[rows].toarray() > 0).astype(np.float32)).to(h)
-            return balanced_loss(self.net_.decoder(self._training_embedding(h[rows])) @ genes.T, edges)
+            by_chance = (edges.sum(dim=1, keepdim=True) * degrees / degrees.sum()).clamp(*CHANCE)
+            scores = self.net_.decoder(self._training_embedding(h[rows])) @ features.T
+            return binary_cross_entropy_with_logits(scores + by_chance.logit(), edges)
 
         return step
 
@@ -172,7 +177,7 @@ class GraphSC(TorchMethod):
 
         def step(rows: np.ndarray) -> Tensor:
             z = self._training_embedding(h[rows])
-            return balanced_loss(z @ z.T, torch.eye(len(rows), device=z.device))
+            return _tell_apart(z, z)
 
         return step
 
@@ -183,8 +188,7 @@ class GraphSC(TorchMethod):
 
         def step(rows: np.ndarray) -> Tensor:
             partners = neighbors[rows, rng.integers(k, size=len(rows))]
-            z, other = self._training_embedding(h[rows]), self._training_embedding(h[partners])
-            return balanced_loss(z @ other.T, torch.eye(len(rows), device=z.device))
+            return _tell_apart(self._training_embedding(h[rows]), self._training_embedding(h[partners]))
 
         return step
 
@@ -241,14 +245,14 @@ class _Net(nn.Module):
         return self.encoder(h)
 
 
-def balanced_loss(logits: Tensor, edges: Tensor) -> Tensor:
-    """Cross-entropy in which the edges and the pairs without one weigh one half each.
+def _tell_apart(one: Tensor, other: Tensor) -> Tensor:
+    """Cross-entropy of the inner products with the identity, in which the diagonal weighs one half.
 
-    Equals norm · BCE with pos_weight = (N − E) / E and norm = N / 2 (N − E), for E edges among N pairs.
+    Equals norm · BCE(one · otherᵀ, I) with pos_weight = B − 1 and norm = B / 2 (B − 1), for a batch of B cells.
     """
-    n, n_edges = edges.numel(), edges.sum().clamp(1, edges.numel() - 1)
-    rest = n - n_edges
-    return n / (2 * rest) * binary_cross_entropy_with_logits(logits, edges, pos_weight=rest / n_edges)
+    n = max(2, len(one))
+    identity, weight = torch.eye(len(one), device=one.device), torch.tensor(n - 1.0, device=one.device)
+    return n / (2 * (n - 1)) * binary_cross_entropy_with_logits(one @ other.T, identity, pos_weight=weight)
 
 
 def _describe_genes(cells: Cells, n_components: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
