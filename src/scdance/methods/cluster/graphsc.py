@@ -18,7 +18,7 @@ from scdance.train import Batches, TorchMethod, Train
 OUTPUT_DROPOUT = 0.1  # of the embedding, in training
 PAIR_NEIGHBORS = 15  # of a cell in the objective "knn"
 CHANCE = (1e-6, 0.98)  # bounds of the probability that a cell and a gene are linked at random
-EXTRA, PASSES = 10, 6  # directions and passes of the subspace iteration beyond what is wanted
+EXTRA, PASSES = 10, 10  # directions and passes of the subspace iteration beyond what is wanted
 PAPER = {"objective": "identity", "epochs": 100, "lr": 1e-5}
 
 
