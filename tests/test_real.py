@@ -1,0 +1,34 @@
+"""Real data: one seed of every method stays within what the benchmark measured. Slow; needs SCDANCE_DATA_DIR."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import scdance as sd
+from scdance._core.knobs import knobs
+from scdance._core.registry import get
+
+GOLDEN = tomllib.loads((Path(__file__).parent / "golden.toml").read_text())
+LEAST_SPREAD = 0.02  # of one seed, where five agreed by chance
+MEASURED = [
+    pytest.param(task, name, dataset, row, id=f"{task}-{name}-{dataset}")
+    for task, methods in GOLDEN.items()
+    for name, method in methods.items()
+    for dataset, row in method.get("real", {}).items()
+    if "score" in row
+]
+
+
+@pytest.mark.real
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("task", "name", "dataset", "row"), MEASURED)
+def test_a_seed_scores_what_was_measured(task, name, dataset, row):
+    adata = sd.datasets.load(dataset)
+    truth = sd.datasets.info(dataset)
+    known = {"n_clusters": truth["n_classes"]} if "n_clusters" in knobs(get(task, name)) else {}
+    getattr(sd.tl, task)(adata, method=name, **known)
+    found = sd.metrics.score(adata, task, key=name, truth=truth["labels_key"]).iloc[0, 0]
+    assert found == pytest.approx(row["score"], abs=3 * max(row["spread"], LEAST_SPREAD))
