@@ -121,8 +121,6 @@ def loop(
                 run.log.stopped = stop
                 break
             net.train()
-            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = how.lr_at(run.log.epochs, n_epochs)
             _epoch(steps, optimizers, batches, how, run, names)
             net.eval()
             if valid is not None:

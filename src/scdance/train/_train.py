@@ -22,9 +22,6 @@ class Train:
         on as long as many.
     lr
         Learning rate of the optimiser.
-    anneal
-        Last part of the epochs, as a share, over which the learning rate falls in a straight line to almost 0;
-        weights then end in a mean of their way instead of at a random point of it.
     batch_size
         Cells per step.
     weight_decay
@@ -42,7 +39,6 @@ class Train:
     epochs: int | None = 100
     steps: int | None = None
     lr: float = 1e-3
-    anneal: float = 0.0
     batch_size: int = 256
     weight_decay: float = 0.0
     patience: int | None = None
@@ -55,7 +51,6 @@ class Train:
             "epochs": 0,
             "steps": 1,
             "lr": 0,
-            "anneal": 0,
             "batch_size": 1,
             "weight_decay": 0,
             "patience": 1,
@@ -70,12 +65,6 @@ class Train:
         if self.epochs is None and self.steps is None:
             msg = "epochs and steps are both None; pass one of them, so that training ends."
             raise InputError(msg)
-
-    def lr_at(self, epoch: int, n_epochs: int) -> float:
-        """Learning rate in an epoch, counted from 0, of so many."""
-        if not self.anneal:
-            return self.lr
-        return self.lr * min(1.0, (n_epochs - epoch) / (self.anneal * n_epochs))
 
     def n_epochs(self, n_batches: int) -> int:
         """Most passes over data of so many batches."""
