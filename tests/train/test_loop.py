@@ -67,7 +67,7 @@ def by_hand(net: nn.Module, optimizer: torch.optim.Optimizer, batches: list[torc
         "adam": lambda p, how: torch.optim.Adam(p, lr=how.lr, weight_decay=how.weight_decay),
         "amsgrad": lambda p, how: torch.optim.Adam(p, lr=how.lr, weight_decay=how.weight_decay, amsgrad=True),
         "adamw": lambda p, how: torch.optim.AdamW(p, lr=how.lr, weight_decay=how.weight_decay),
-        "adadelta": lambda p, how: torch.optim.Adadelta(p, lr=how.lr, weight_decay=how.weight_decay),
+        "adadelta": lambda p, how: torch.optim.Adadelta(p, lr=how.lr, rho=0.95, weight_decay=how.weight_decay),
         "sgd": lambda p, how: torch.optim.SGD(p, lr=how.lr, weight_decay=how.weight_decay),
     }.items(),
 )
