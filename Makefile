@@ -33,7 +33,7 @@ help:
 	@touch $@
 
 demo: .venv/.ready
-	.venv/bin/scdance demo demo
+	OMP_NUM_THREADS=1 .venv/bin/scdance demo demo
 
 test: .venv/.ready
 	$(RUN) -m pytest -n 2 --dist loadgroup -m "not real"
