@@ -66,7 +66,7 @@ CLUSTER = Task(
     },
     optional=("embedding", "proba", "score"),
     metrics=("ari", "nmi"),
-    default="scdeepcluster",
+    default="graphsc",
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in (CLUSTER,)}
