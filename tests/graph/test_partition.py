@@ -151,3 +151,9 @@ def test_choose_k_tables_have_columns_of_equal_length(x):
 def test_choose_k_names_the_ways_it_knows(x):
     with pytest.raises(InputError, match="leiden, stability, scgnn"):
         choose_k(x, how="gap")
+
+
+def test_clusters_without_a_cell_come_last():
+    codes, order = by_size(np.array([3, 1, 1]), 5)
+    assert codes.tolist() == [1, 0, 0]
+    assert order.tolist() == [1, 3, 0, 2, 4]

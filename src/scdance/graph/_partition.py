@@ -35,13 +35,15 @@ class Choice(NamedTuple):
     table: dict[str, np.ndarray]
 
 
-def by_size(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def by_size(codes: np.ndarray, k: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Number clusters by size, so that 0 is the largest.
 
     Parameters
     ----------
     codes
         Cluster of each cell, (n,), whole numbers ≥ 0.
+    k
+        Number of clusters, those without a cell included, which come last; None: those that have cells.
 
     Returns
     -------
@@ -52,7 +54,8 @@ def by_size(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.lexsort((first, -sizes))
     rank = np.empty(len(order), dtype=np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
-    return rank[inverse], old[order]
+    empty = np.setdiff1d(np.arange(k or 0), old)
+    return rank[inverse], np.concatenate([old[order], empty])
 
 
 class _Stream:
@@ -173,7 +176,7 @@ def kmeans(x: np.ndarray, k: int, *, n_init: int = 20, random_state: int = 0) ->
     x = _points(x, k)
     with threadpool_limits(limits=1):
         fitted = KMeans(n_clusters=k, n_init=n_init, random_state=random_state).fit(x)
-    codes, order = _all_by_size(fitted.labels_, k)
+    codes, order = by_size(fitted.labels_, k)
     return codes, fitted.cluster_centers_[order].astype(np.float32)
 
 
@@ -205,7 +208,7 @@ def mixture(
     model = GaussianMixture(k, covariance_type="diag", n_init=n_init, max_iter=1000, random_state=random_state)
     with threadpool_limits(limits=1):
         proba = model.fit(x).predict_proba(x)
-    codes, order = _all_by_size(proba.argmax(axis=1), k)
+    codes, order = by_size(proba.argmax(axis=1), k)
     return codes, model.means_[order].astype(np.float32), proba[:, order].astype(np.float32)
 
 
@@ -214,12 +217,6 @@ def _points(x: np.ndarray, k: int) -> np.ndarray:
         msg = f"{k} clusters asked of {len(x)} cells; the number must lie between 1 and {len(x)}."
         raise InputError(msg)
     return np.ascontiguousarray(x, dtype=np.float32)
-
-
-def _all_by_size(codes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Like :func:`by_size`, with the clusters that got no cell last."""
-    codes, order = by_size(codes)
-    return codes, np.concatenate([order, np.setdiff1d(np.arange(k), order)])
 
 
 def choose_k(

@@ -232,12 +232,12 @@ class ScDeepCluster(TorchMethod):
     def _number_by_size(self, cells: Cells) -> None:
         """Sort the centres so that cluster 0 is the largest; those that lost all cells come last."""
         _, log_q = self._assigned(cells)
-        _, order = by_size(log_q.argmax(dim=1).cpu().numpy())
-        empty = np.setdiff1d(np.arange(self.n_clusters_), order)
+        labels, order = by_size(log_q.argmax(dim=1).cpu().numpy(), self.n_clusters_)
         centers = self.net_.dec.centers
-        centers.data = centers.data[np.concatenate([order, empty])]
-        if len(empty):
-            self.notes_ = {**getattr(self, "notes_", {}), "n_clusters_nonempty": len(order)}
+        centers.data = centers.data[order]
+        n_filled = int(labels.max()) + 1
+        if n_filled < self.n_clusters_:
+            self.notes_ = {**getattr(self, "notes_", {}), "n_clusters_nonempty": n_filled}
 
     def _latent(self, cells: Cells) -> np.ndarray:
         return self.map(lambda batch: self.net_.encoder(batch.x), cells)
