@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "_docs": BELOW | {"_core.task"},
     "metrics": BELOW | {"_core.task", "graph"},
     "datasets": BELOW | {"_core.task", "pp", "graph"},
-    "pl": BELOW | {"_core.task", "_core.io", "metrics"},
+    "pl": BELOW | {"_core.task", "_core.write", "metrics"},
     "methods": BELOW | {"_core.method", "_core.cells", "train", "nn", "graph", "pp"},
     "tl": TOOL,
     "_fit": TOOL,

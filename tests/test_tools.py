@@ -23,7 +23,8 @@ from scdance.pp import Recipe
 
 # What every tool takes beside its own, in one meaning (docs/dev: the contract, calls).
 SHARED = ["layer", "key_added", "preset", "recipe", "random_state", "device", "progress", "checkpoint", "copy"]
-PUBLIC = {"tl.cluster": sd.tl.cluster, "fit": sd.fit, "load": sd.load, "methods": registry.methods, "save": Method.save}
+TOOLS = {f"tl.{task}": getattr(sd.tl, task) for task in TASKS}
+PUBLIC = {**TOOLS, "fit": sd.fit, "load": sd.load, "methods": registry.methods, "save": Method.save}
 
 
 class Depth(Method):
@@ -115,10 +116,10 @@ def test_typed_precedes_preset_precedes_default(adata):
 
 
 def test_none_is_a_value_where_a_parameter_has_it(adata):
-    assert sd.fit("cluster", adata, "kmeans", n_clusters=3, n_top_genes=20).prep_.var_names.size == 20
+    assert sd.fit("cluster", adata, "kmeans", n_clusters=3, n_top_genes=20).preps_["cells"].var_names.size == 20
     wide = sd.datasets.toy_clusters(n_obs=40, n_vars=2500, k=2)
-    assert sd.fit("cluster", wide, "kmeans", n_clusters=2).prep_.var_names.size == 2000
-    assert sd.fit("cluster", wide, "kmeans", n_clusters=2, n_top_genes=None).prep_.var_names.size == 2500
+    assert sd.fit("cluster", wide, "kmeans", n_clusters=2).preps_["cells"].var_names.size == 2000
+    assert sd.fit("cluster", wide, "kmeans", n_clusters=2, n_top_genes=None).preps_["cells"].var_names.size == 2500
 
 
 def test_numbers_of_numpy_are_numbers(adata):
@@ -222,7 +223,7 @@ def test_the_docstring_of_a_tool_names_each_argument_and_each_slot(task):
     for name in inspect.signature(tool).parameters:
         assert f"\n{'**' if name == 'params' else ''}{name}\n" in said
     for slot in TASKS[task].gives.values():
-        assert f"adata.{slot.where}[{slot.name.format(key='<key>')!r}]" in said
+        assert f"{slot.on}.{slot.where}[{slot.name.format(key='<key>')!r}]" in said
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -10,6 +10,18 @@ from ._core.task import Task
 
 PARAMETERS = {
     "adata": "Annotated data, cells in rows.",
+    "mdata": "Multimodal data; a cell measured in both modalities has the same name in both.",
+    "ref": (
+        "Reference: annotated cells with `labels_key`; or, without it, a table of profiles with one row per type "
+        "(AnnData or DataFrame). Genes are matched by name."
+    ),
+    "labels_key": 'Column of ``ref.obs`` with the cell types. Cells where it is NaN or "" are left out.',
+    "ref_layer": "Layer of `ref` with the counts. None: ``layers['counts']`` if there, else ``X``.",
+    "source": "Name of the first modality, or an alias of it (rna, gex; prot, adt, protein; atac, peaks).",
+    "target": "Name of the second modality, in the same way. With two modalities both may be left out.",
+    "spatial_key": "Key of ``obsm`` with the coordinates, for methods that use them and data that give none otherwise.",
+    "table_key": "Name of the table of a SpatialData; needed where there are several.",
+    "coordinate_system": "Coordinate system of a SpatialData in which the spots lie.",
     "layer": (
         "Layer with the counts. None: ``layers['counts']`` if there, else ``X``. A method that needs counts refuses "
         "normalised values; one that needs log values takes log-normalised ``X`` as it is."
@@ -49,13 +61,14 @@ ImportError
 
 def returns(task: Task) -> str:
     """The Returns section of a tool."""
+    owner = "mdata" if task.data == ("MuData",) else "adata"
     lines = ["None, or with ``copy=True`` a copy of the object, which gets:", ""]
     for part, slot in task.gives.items():
-        name = f"adata.{slot.where}[{slot.name.format(key='<key>')!r}]"
+        name = f"{slot.on}.{slot.where}[{slot.name.format(key='<key>')!r}]"
         where_given = ", where the method has it" if part in task.optional else ""
         lines += [f"``{name}``", f"    {slot.text}{where_given}."]
     lines += [
-        f"``adata.uns['scdance'][{task.name!r}]['<key>']``",
+        f"``{owner}.uns['scdance'][{task.name!r}]['<key>']``",
         "    Run record: method, parameters, input, history, seconds.",
     ]
     return "\n".join(lines)

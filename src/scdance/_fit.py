@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._checks import InputError
-from ._core.io import read
+from ._core.objects import opened
+from ._core.read import read_roles, reference
 from ._core.registry import task_of
 from ._core.run import load as _load
 from ._core.run import make, solve
@@ -13,6 +14,8 @@ from ._docs import documented
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
+    from mudata import MuData
+    from spatialdata import SpatialData
 
     from ._core.method import Method
 
@@ -20,13 +23,17 @@ if TYPE_CHECKING:
 @documented()
 def fit(
     task: str,
-    adata: AnnData,
+    data: AnnData | MuData | SpatialData,
     method: str | Path | Method | type[Method] | None = None,
     *,
+    labels_key: str | None = None,
     layer: str | None = None,
+    source: str | None = None,
+    target: str | None = None,
     use_rep: str | None = None,
     batch_key: str | None = None,
     neighbors_key: str | None = None,
+    table_key: str | None = None,
     preset: str | None = None,
     recipe: str | None = "default",
     random_state: int | np.random.Generator | None = 0,
@@ -43,10 +50,11 @@ def fit(
     ----------
     task
         Name of the task, as the tool is called: ``"cluster"``.
-    {adata}
+    data
+        What the method learns from: the cells, the MuData, or for a task with a reference the reference.
     method
         Name of a method, a class or an instance of your own; None: the default of the task.
-    {layer, use_rep, batch_key, neighbors_key, preset, recipe}
+    {labels_key, layer, source, target, use_rep, batch_key, neighbors_key, table_key, preset, recipe}
     {random_state, device, progress, checkpoint, params}
 
     Returns
@@ -64,20 +72,26 @@ def fit(
     >>> model = sd.fit("cluster", adata, method="kmeans", n_clusters=8)
     >>> sd.tl.cluster(adata, method=model)
     """
-    model = make(task, method or task_of(task).default, params, preset=preset, random_state=random_state, device=device)
+    declared = task_of(task)
+    model = make(task, method or declared.default, params, preset=preset, random_state=random_state, device=device)
     if model.is_fitted:
         msg = f"The {type(model).__name__} is fitted already. To fit another, pass `method=model.unfitted()`."
         raise InputError(msg)
-    cells = read(
-        adata,
-        model,
-        layer=layer,
-        use_rep=use_rep,
-        batch_key=batch_key,
-        neighbors_key=neighbors_key,
-        recipe=recipe,
-    )
-    solve(model, cells=cells, progress=progress, checkpoint=checkpoint)
+    wanted = model.fit_on or declared.roles
+    if "ref" in wanted and len(wanted) > 1:
+        msg = (
+            f"{type(model).__name__} learns from the reference and the cells together, so it cannot be fitted before: "
+            f"call `scdance.tl.{task}(adata, ref, method={model.name!r}, …)`."
+        )
+        raise InputError(msg)
+    if wanted == ("ref",):
+        roles = {"ref": reference(data, model, labels_key, layer, recipe)}
+    else:
+        roles = read_roles(
+            declared, model, data, opened(data, declared, table_key), layer=layer, source=source, target=target,
+            use_rep=use_rep, batch_key=batch_key, neighbors_key=neighbors_key, recipe=recipe,
+        )  # fmt: skip
+    solve(model, progress=progress, checkpoint=checkpoint, **roles)
     return model
 
 

@@ -32,10 +32,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from . import tl
 from ._core import registry
 from ._core.cells import Cells
-from ._core.io import record_of, slots_of
 from ._core.knobs import RUN_KNOBS, build, knobs, values_of
 from ._core.method import Method, read_saved
 from ._core.task import TASKS
+from ._core.write import record_of, slots_of
 from .datasets import toy_clusters
 
 if TYPE_CHECKING:

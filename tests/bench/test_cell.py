@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from scdance import datasets
-from scdance._core import io, registry, run
+from scdance._core import call, registry
 from scdance._core.knobs import knobs
 from scdance.bench._cell import row_of, solve_cell
 from scdance.bench._controls import CONTROLS
@@ -65,13 +65,13 @@ def test_shuffled_truth_differs_between_seeds_and_repeats_within():
 
 def test_the_object_that_the_method_gets_holds_no_label(plugin: ModuleType, monkeypatch: pytest.MonkeyPatch):
     given = []
-    read = io.read
+    read = call.read_roles
 
-    def watched(adata: Any, model: Any) -> Any:
+    def watched(task: Any, model: Any, adata: Any, table: Any, **reading: Any) -> Any:
         given.append((list(adata.obs), list(adata.uns), list(adata.obsm), list(adata.layers), list(adata.var)))
-        return read(adata, model)
+        return read(task, model, adata, table, **reading)
 
-    monkeypatch.setattr(io, "read", watched)
+    monkeypatch.setattr(call, "read_roles", watched)
     solve_cell(job("spy"))
     assert given == [([], [], [], [], [])]
 
@@ -87,7 +87,7 @@ def test_nothing_in_the_cells_of_a_method_is_the_truth(plugin: ModuleType, truth
 
 def test_other_labels_give_another_score_and_the_same_result(monkeypatch: pytest.MonkeyPatch):
     results = []
-    solve, load = run.solve, datasets.load
+    solve, load = call.solve, datasets.load
 
     def watched(*args: Any, **given: Any) -> Any:
         results.append(solve(*args, **given))
@@ -98,9 +98,9 @@ def test_other_labels_give_another_score_and_the_same_result(monkeypatch: pytest
         adata.obs["cell_type"] = np.random.default_rng(0).permutation(adata.obs["cell_type"])
         return adata
 
-    monkeypatch.setattr(run, "solve", watched)
+    monkeypatch.setattr(call, "solve", watched)
     first = solve_cell(job("kmeans", n_clusters=8))
-    monkeypatch.setattr(datasets, "load", other)
+    monkeypatch.setattr("scdance.datasets._problem.load", other)
     second = solve_cell(job("kmeans", n_clusters=8))
     assert first["ari"] > 0.5 > 0.1 > second["ari"]
     (one, _), (two, _) = results
@@ -164,7 +164,7 @@ def test_cells_without_counts_are_left_out_of_the_look_too(
         adata.X = x.tocsr()
         return adata
 
-    monkeypatch.setattr(datasets, "load", emptied)
+    monkeypatch.setattr("scdance.datasets._problem.load", emptied)
     plugin.Spy.final = np.delete(truth, [0, 5])
     plugin.Spy.shown = [plugin.Spy.final]
     with pytest.warns(UserWarning, match="2 of 800 cells have no counts"):

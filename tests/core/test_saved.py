@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 import scdance as sd
 from scdance._checks import ScdanceError
-from scdance._core.io import read
 from scdance._core.method import FORMAT, Method
+from scdance._core.read import read
 from scdance.pp import Recipe
 from scdance.train import TorchMethod, Train
 
@@ -270,7 +270,7 @@ def cut(path: Path) -> None:
         pytest.param(
             lambda path: edit(path, state={"centers_": {"$array": "nowhere"}}), "damaged", id="array that is not there"
         ),
-        pytest.param(lambda path: edit(path, prep={}), "damaged", id="no recipe"),
+        pytest.param(lambda path: edit(path, preps={"cells": {}}), "damaged", id="no recipe"),
         pytest.param(drop_array, "damaged", id="array removed"),
         pytest.param(
             lambda path: edit(path, format=FORMAT + 1),

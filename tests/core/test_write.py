@@ -1,4 +1,4 @@
-"""`io.write`: results land where the contract says, nothing else moves, and files read back equal."""
+"""`write`: results land where the contract says, nothing else moves, and files read back equal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 import scdance as sd
-from scdance._core import io
+from scdance._core import write as writing
 from scdance._core.method import Method
+from scdance._core.read import read
 from scdance._core.run import make
 from scdance._core.task import CLUSTER
 from scdance.pp import Recipe
@@ -193,7 +194,7 @@ def test_a_slot_of_somebody_else_stops_the_call_before_anything_runs(adata, pict
     getattr(adata, where)[name] = value
     before = picture(adata)
     monkeypatch.setattr(Full, "fit", None)
-    monkeypatch.setattr(io, "scan", None)
+    monkeypatch.setattr("scdance._core.read.scan", None)
     with pytest.raises(ValueError) as raised:
         sd.tl.cluster(adata, Full)
     assert f"`adata.{where}[{name!r}]` exists" in str(raised.value)
@@ -398,11 +399,11 @@ NAMES = ["T", "T/NK", "CD4+/CD25 T Reg", "_index", "3", "α-β", "nobody", "", "
 
 def write_named(adata: ad.AnnData, names: list[str]) -> None:
     """Write a result whose categories have these names; the last but three has no cell."""
-    cells = io.read(adata, make("cluster", Full, {}))
+    cells = read(adata, make("cluster", Full, {}))
     codes = np.arange(adata.n_obs) % len(names)
     codes[codes == names.index("nobody")] = 0
     result = {"labels": codes, "proba": np.eye(len(names), dtype=np.float32)[codes]}
-    io.write(adata, CLUSTER, "k", cells, result, names, {"method": "full"})
+    writing.write(adata, CLUSTER, "k", cells, result, names, {"method": "full"})
 
 
 @through

@@ -3,8 +3,11 @@ import hashlib
 import http.server
 import threading
 
+import anndata
 import h5py
+import mudata
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -15,6 +18,35 @@ from scdance.datasets import _load
 
 COUNTS = np.random.default_rng(0).poisson(0.5, (30, 12))
 LABELS = np.arange(30) % 3 + 1
+EMBEDDED = [name for name in datasets.names() if datasets.info(name).get("embedded")]
+embedded = pytest.mark.parametrize("name", EMBEDDED)
+
+
+@pytest.fixture
+def no_folder(monkeypatch):
+    """Neither a folder of the user nor a network."""
+    monkeypatch.setattr(settings, "data_dir", None)
+    monkeypatch.setattr(settings, "offline", True)
+
+
+def modalities(data):
+    """The AnnData of each modality by name; of an AnnData its own."""
+    return dict(data.mod) if isinstance(data, mudata.MuData) else {"only": data}
+
+
+def check_facts(data, entry):
+    """The shape, kind of numbers, classes and credit that an entry states."""
+    found = modalities(data)
+    assert list(data.shape) == entry["shape"]
+    if isinstance(data, mudata.MuData):
+        assert {name: each.n_vars for name, each in found.items()} == entry["modalities"]
+    for each in found.values():
+        assert sp.isspmatrix_csr(each.X) and each.X.dtype == np.int32 and each.X.data.min() > 0
+    if "labels_key" in entry:
+        assert data.obs[entry["labels_key"]].nunique() == entry["n_classes"]
+    assert {fact: data.uns["source"][fact] for fact in ("data_source", "data_licence", "via")} == {
+        fact: entry[fact] for fact in ("data_source", "data_licence", "via")
+    }
 
 
 @pytest.fixture
@@ -68,26 +100,81 @@ def remote(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_the_demo_is_read_from_the_package_offline(monkeypatch):
-    monkeypatch.setattr(settings, "data_dir", None)
-    monkeypatch.setattr(settings, "offline", True)
-    adata = datasets.load("pbmc_demo")
-    assert adata.shape == (800, 1000)
-    assert sp.isspmatrix_csr(adata.X) and adata.X.dtype == np.int32
-    assert adata.obs["cell_type"].nunique() == datasets.info("pbmc_demo")["n_classes"]
+@embedded
+def test_what_is_in_the_package_is_as_its_entry_says_and_needs_no_network(name, no_folder):
+    check_facts(datasets.load(name), datasets.info(name))
 
 
-def test_the_demo_carries_its_credit_and_its_recipe_in_the_file():
-    source, entry = datasets.load("pbmc_demo").uns["source"], datasets.info("pbmc_demo")
-    assert source["data_licence"] == "CC BY 4.0"
-    assert "10x Genomics" in source["data_source"]
-    assert {fact: source[fact] for fact in ("data_source", "data_licence", "via", "recipe")} == {
-        fact: entry[fact] for fact in ("data_source", "data_licence", "via", "recipe")
-    }
+@embedded
+def test_what_is_in_the_package_may_be_given_away_and_carries_its_credit_and_recipe(name):
+    source, entry = datasets.load(name).uns["source"], datasets.info(name)
+    assert entry["data_licence"] in ("CC BY 4.0", "MIT")
+    assert (source["recipe"], source["parent_sha256"]) == (entry["recipe"], entry["parent_sha256"])
 
 
-def test_the_demo_stays_below_half_a_megabyte():
-    assert (_load.HERE / datasets.info("pbmc_demo")["file"]).stat().st_size < 500_000
+def test_what_is_in_the_package_is_small():
+    size = {name: (_load.HERE / datasets.info(name)["file"]).stat().st_size for name in EMBEDDED}
+    assert max(size.values()) < 600_000
+    assert sum(size.values()) < 2_000_000
+
+
+def test_the_folder_of_the_package_holds_what_the_registry_lists():
+    listed = {_load.HERE / datasets.info(name)["file"] for name in EMBEDDED}
+    assert listed == set((_load.HERE / "data").iterdir())
+
+
+def test_the_lung_lines_of_both_protocols_are_of_the_same_kinds():
+    obs = datasets.load("lung_lines_demo").obs
+    by = pd.crosstab(obs["batch"], obs["cell_type"])
+    assert by.shape == (5, 5)
+    assert by.loc[["sc_celseq2", "sc_dropseq"]].to_numpy().max() == 60
+    assert ((by == 0) == (by.loc["sc_dropseq"] == 0)).loc["sc_celseq2"].all()
+
+
+def log_share(adata):
+    return np.log1p(1e4 * adata.X.toarray() / adata.X.sum(axis=1).A1[:, None])
+
+
+def test_the_mean_profiles_of_one_protocol_tell_the_lung_lines_of_the_other():
+    adata = datasets.load("lung_lines_demo")
+    one, other = (adata[adata.obs["batch"] == batch] for batch in ("sc_celseq2", "sc_dropseq"))
+    x, y = (log_share(each) - log_share(each).mean(axis=0) for each in (one, other))
+    lines = one.obs["cell_type"].unique()
+    profiles = np.array([x[one.obs["cell_type"] == line].mean(axis=0) for line in lines])
+    nearest = ((y[:, None] - profiles) ** 2).sum(axis=2).argmin(axis=1)
+    assert np.mean(np.array(lines)[nearest] == other.obs["cell_type"]) > 0.95
+
+
+def test_the_modalities_of_the_cite_demo_are_of_the_same_cells():
+    mdata = datasets.load("cite_demo")
+    for modality in mdata.mod.values():
+        assert modality.obs_names.equals(mdata.obs_names)
+        pd.testing.assert_frame_equal(modality.obs, mdata.obs)
+    assert dict(mdata.obs.groupby("is_train")["batch"].unique().map(list)) == {True: ["s1d1"], False: ["s1d2"]}
+
+
+@pytest.mark.parametrize(("gene", "protein"), [("CD74", "HLA-DR"), ("NKG7", "CD56"), ("HBB", "CD71")])
+def test_genes_and_proteins_of_the_same_cells_go_together(gene, protein):
+    mdata = datasets.load("cite_demo")
+    one = log_share(mdata["rna"])[:, mdata["rna"].var_names.get_loc(gene)]
+    other = log_share(mdata["adt"])[:, mdata["adt"].var_names.get_loc(protein)]
+    assert np.corrcoef(one, other)[0, 1] > 0.5
+
+
+@embedded
+def test_what_is_in_the_package_survives_writing(name, tmp_path):
+    data = datasets.load(name)
+    with mudata.set_options(pull_on_update=False):
+        if isinstance(data, mudata.MuData):
+            data.write_h5mu(tmp_path / "again.h5mu")
+            again = mudata.read_h5mu(tmp_path / "again.h5mu")
+        else:
+            data.write_h5ad(tmp_path / "again.h5ad")
+            again = anndata.read_h5ad(tmp_path / "again.h5ad")
+    check_facts(again, datasets.info(name))
+    pd.testing.assert_frame_equal(again.obs, data.obs)
+    for one, other in zip(modalities(data).values(), modalities(again).values(), strict=True):
+        np.testing.assert_array_equal(one.X.toarray(), other.X.toarray())
 
 
 def test_the_demo_has_clusters_that_kmeans_finds():
@@ -117,6 +204,12 @@ def test_the_table_has_a_row_for_each_name():
     assert datasets.table().loc["pbmc_demo", "shape"] == (800, 1000)
 
 
+def test_the_table_has_no_number_of_classes_where_there_is_no_truth():
+    classes = datasets.table()["classes"]
+    assert classes["cite_demo"] == 41
+    assert classes["pdac_st"] is pd.NA
+
+
 def test_changing_what_info_returns_does_not_change_the_registry():
     datasets.info("worm_neuron")["remote"]["repo"] = "else"
     assert datasets.info("worm_neuron")["remote"]["repo"] != "else"
@@ -125,10 +218,16 @@ def test_changing_what_info_returns_does_not_change_the_registry():
 @pytest.mark.parametrize("name", datasets.names())
 def test_every_entry_states_the_facts(name):
     entry = datasets.info(name)
-    facts = {"tasks", "description", "file", "sha256", "shape", "labels_key", "n_classes", "preset"}
-    assert facts | {"data_source", "data_licence", "via"} <= set(entry)
+    facts = {"tasks", "description", "file", "sha256", "shape", "preset", "data_source", "data_licence", "via"}
+    assert facts <= set(entry)
+    assert ("labels_key" in entry) == ("n_classes" in entry)
     assert len(entry["sha256"]) == 64
-    if not entry.get("embedded"):
+    assert ("modalities" in entry) == entry["file"].endswith(".h5mu")
+    assert sum(entry.get("modalities", {"all": entry["shape"][1]}).values()) == entry["shape"][1]
+    assert not (entry.get("embedded") and "remote" in entry)
+    if entry.get("embedded"):
+        assert {"recipe", "parent_sha256"} <= set(entry)
+    if "remote" in entry:
         assert entry["remote"]["reader"] in _load.READERS
         assert len(entry["remote"]["sha256"]) == 64 and len(entry["remote"]["commit"]) == 40
 
@@ -139,11 +238,7 @@ def test_every_file_holds_what_its_entry_says(name):
     entry = datasets.info(name)
     if not entry.get("embedded") and _load._in_data_dir(entry) is None:
         pytest.skip(f"{entry['file']} is not in SCDANCE_DATA_DIR")
-    adata = datasets.load(name)
-    assert list(adata.shape) == entry["shape"]
-    assert adata.X.dtype == np.int32
-    assert adata.obs[entry["labels_key"]].nunique() == entry["n_classes"]
-    assert adata.uns["source"]["data_licence"] == entry["data_licence"]
+    check_facts(datasets.load(name), entry)
 
 
 def test_a_download_is_read_into_sparse_counts_and_labels(remote):
@@ -178,6 +273,57 @@ def test_the_folder_of_the_user_comes_before_the_network(remote, tmp_path, monke
     np.testing.assert_array_equal(again.X.toarray(), COUNTS)
     assert dict(again.uns["source"]) == dict(adata.uns["source"])
     assert remote["seen"] == []
+
+
+def paired(path, **columns):
+    """Write two modalities of the same 30 cells, each with these columns of `obs`."""
+    obs = pd.DataFrame(columns, index=[f"c{i}" for i in range(30)])
+    one = anndata.AnnData(sp.csr_matrix(COUNTS), obs, pd.DataFrame(index=[f"g{i}" for i in range(12)]))
+    other = anndata.AnnData(sp.csr_matrix(COUNTS[:, :5]), obs.copy(), pd.DataFrame(index=[f"p{i}" for i in range(5)]))
+    path.parent.mkdir(parents=True)
+    with mudata.set_options(pull_on_update=False):
+        mudata.MuData({"rna": one, "adt": other}).write_h5mu(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def in_my_folder(remote, tmp_path, monkeypatch):
+    """A set of two modalities that stands in the folder of the user and nowhere else."""
+    entry = remote["entry"]
+    entry.pop("remote")
+    entry |= {"file": "multimodal/toy.h5mu", "shape": [30, 17], "modalities": {"rna": 12, "adt": 5}}
+    entry["sha256"] = paired(tmp_path / entry["file"], cell_type=LABELS.astype(str))
+    monkeypatch.setattr(settings, "data_dir", tmp_path)
+    return tmp_path / entry["file"]
+
+
+def test_a_file_of_two_modalities_is_read_with_the_shared_truth(in_my_folder):
+    mdata = datasets.load("toy")
+    assert {name: each.shape for name, each in mdata.mod.items()} == {"rna": (30, 12), "adt": (30, 5)}
+    assert list(mdata.obs) == ["cell_type"]
+    assert list(mdata.obs["cell_type"]) == list(LABELS.astype(str))
+    assert mdata.uns["source"] == {"data_source": "us", "data_licence": "none", "via": "some/repo"}
+
+
+def test_loading_leaves_the_options_of_mudata_as_they_were(in_my_folder):
+    with mudata.set_options() as options:  # all of them, none changed
+        before = dict(options)
+        datasets.load("toy")
+        assert dict(options) == before
+
+
+def test_a_damaged_file_of_two_modalities_is_refused(in_my_folder):
+    in_my_folder.write_bytes(in_my_folder.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"toy\.h5mu.*expected sha256.*remove it"):
+        datasets.load("toy")
+
+
+def test_what_cannot_be_downloaded_says_which_folder_to_set(in_my_folder, monkeypatch):
+    monkeypatch.setattr(settings, "data_dir", None)
+    with pytest.raises(datasets.DatasetError) as error:
+        datasets.load("toy")
+    for part in ("no single file to download", "some/repo", "SCDANCE_DATA_DIR", "now 'None'", "multimodal/toy.h5mu"):
+        assert part in str(error.value)
 
 
 def test_a_damaged_file_in_the_folder_of_the_user_is_refused(remote, tmp_path, monkeypatch):

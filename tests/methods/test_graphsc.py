@@ -7,7 +7,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import scdance as sd
-from scdance._core.io import read
+from scdance._core.read import read
 from scdance._core.run import make, solve
 from scdance.methods.cluster import graphsc
 from scdance.methods.cluster.graphsc import GraphSC

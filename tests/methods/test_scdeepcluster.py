@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import adjusted_rand_score
 
 import scdance as sd
-from scdance._core.io import read
+from scdance._core.read import read
 from scdance._core.run import make, solve
 
 SMALL = {"sigma": 1.0, "encoder": (64,), "pretrain_epochs": 150}
@@ -186,7 +186,7 @@ def test_the_mean_starts_at_that_of_each_gene(tiny):
     counts = tiny.X.toarray()
     depth = counts.sum(axis=1)
     expected = counts.sum(axis=0) / (depth / np.median(depth)).sum()
-    kept = tiny.var_names.get_indexer(model.prep_.var_names)
+    kept = tiny.var_names.get_indexer(model.preps_["cells"].var_names)
     np.testing.assert_allclose(model.net_.head.mean.bias.exp().detach(), expected[kept], rtol=1e-5)
 
 

@@ -26,9 +26,11 @@ def in_blocks(x: np.ndarray, size: int = 64) -> Callable[[], Iterator[np.ndarray
     return lambda: (x[i : i + size].copy() for i in range(0, len(x), size))
 
 
-def fit(x: np.ndarray, k: int, engine: str, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> PCA:
+def fit(
+    x: np.ndarray, k: int, engine: str, monkeypatch: pytest.MonkeyPatch, seed: int = 0, *, center: bool = True
+) -> PCA:
     monkeypatch.setattr("scdance.pp._pca.COVARIANCE_UP_TO", 10_000 if engine == "covariance" else 0)
-    return PCA(k, random_state=seed).fit(in_blocks(x), x.shape)
+    return PCA(k, center=center, random_state=seed).fit(in_blocks(x), x.shape)
 
 
 @engines
@@ -79,6 +81,27 @@ def test_there_are_no_more_components_than_the_data_have(engine, shape, k, monke
     assert found.components_.shape == (k, shape[1])
     assert np.isfinite(found.components_).all()
     assert np.isfinite(project(in_blocks(x)(), found.mean_, found.components_)).all()
+
+
+@engines
+def test_without_centring_the_scores_are_those_of_the_singular_value_decomposition(x, engine, monkeypatch):
+    ours = fit(x, 5, engine, monkeypatch, center=False)
+    found = project(in_blocks(x)(), ours.mean_, ours.components_)
+    u, s, _ = np.linalg.svd(x.astype(np.float64), full_matrices=False)
+    sign = np.sign((found * u[:, :5]).sum(axis=0))
+    np.testing.assert_array_equal(ours.mean_, np.zeros(40, np.float32))
+    np.testing.assert_allclose(found * sign, (u * s)[:, :5], atol=0.03)
+
+
+@engines
+@pytest.mark.parametrize(("shape", "k"), [((5, 40), 5), ((40, 5), 5), ((1, 9), 1)])
+def test_without_centring_there_is_one_component_more(engine, shape, k, monkeypatch):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    found = fit(x, 50, engine, monkeypatch, center=False)
+    np.testing.assert_allclose(found.components_ @ found.components_.T, np.eye(k), atol=1e-5)
+    np.testing.assert_allclose(
+        project(in_blocks(x)(), found.mean_, found.components_) @ found.components_, x, atol=1e-4
+    )
 
 
 @engines

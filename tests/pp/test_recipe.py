@@ -74,6 +74,49 @@ def test_row_share_adds_up_to_one_and_leaves_empty_rows_empty(counts):
     np.testing.assert_allclose(found, x / np.maximum(x.sum(axis=1, keepdims=True), 1), rtol=1e-6)
 
 
+def test_tfidf_is_the_formula(counts):
+    x = counts.toarray().astype(np.float64)
+    weights = x * len(x) / x.sum(axis=0)
+    expected = np.log1p(1e4 * weights / weights.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(applied(counts, tfidf={}), expected, rtol=1e-6)
+
+
+def test_tfidf_of_a_cell_does_not_depend_on_its_depth(counts):
+    recipe = fitted(counts, Recipe(tfidf={}))
+    rows = np.arange(80)
+    once, _ = recipe.apply(counts, rows, depth_of(counts), recipe.columns)
+    deeper, _ = recipe.apply(counts * 10, rows, depth_of(counts) * 10, recipe.columns)
+    np.testing.assert_allclose(deeper.toarray(), once.toarray(), rtol=1e-6)
+
+
+def test_tfidf_gives_nothing_to_features_that_no_training_cell_has(counts):
+    training = counts.toarray()
+    training[:, 7] = 0
+    recipe = fitted(sp.csr_matrix(training), Recipe(tfidf={}))
+    assert counts[:, 7].sum() > 0
+    found, _ = recipe.apply(counts, np.arange(80), depth_of(counts), recipe.columns)
+    expected, _ = recipe.apply(sp.csr_matrix(training), np.arange(80), depth_of(counts), recipe.columns)
+    np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=1e-6)
+
+
+def test_clr_is_the_formula_over_all_features(counts):
+    x = counts.toarray().astype(np.float64)
+    expected = [[np.log1p(value / np.exp(sum(np.log1p(v) for v in cell) / 50)) for value in cell] for cell in x]
+    np.testing.assert_allclose(applied(counts, clr={}), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("step", ["tfidf", "clr"])
+def test_whole_row_steps_of_counts_stay_sparse_and_leave_empty_rows_empty(counts, step):
+    x = counts.toarray()
+    x[4] = 0
+    x = sp.csr_matrix(x)
+    recipe = fitted(x, Recipe(**{step: {}}))
+    found, raw = recipe.apply(x, np.arange(80), depth_of(x), recipe.columns)
+    assert sp.isspmatrix_csr(found) and found.dtype == np.float32
+    np.testing.assert_array_equal(found.indices, raw.indices)
+    assert found[4].nnz == 0
+
+
 @pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("clip", [None, 1.5])
 def test_center_scale_is_the_standard_scaler_with_the_unbiased_variance(counts, scale, clip):
@@ -221,6 +264,15 @@ def test_on_log_values_the_steps_that_would_make_them_are_left_out(counts):
     assert found.columns.tolist() == best.tolist()
 
 
+@pytest.mark.parametrize("step", ["tfidf", "clr"])
+def test_steps_that_need_counts_let_log_values_pass(counts, step):
+    log = sp.csr_matrix(np.log1p(counts.toarray(), dtype=np.float32))
+    recipe = fitted(log, Recipe(**{step: {}}), log_input=True)
+    found, _ = recipe.apply(log, np.arange(80), depth_of(log), recipe.columns)
+    assert recipe.text == "none"
+    np.testing.assert_array_equal(found.toarray(), log.toarray())
+
+
 # ------------------------------------------------------------------ a recipe as such
 
 
@@ -239,6 +291,8 @@ def test_a_recipe_prints_as_one_line():
             r"choice of genes comes before 'center_scale'; move 'select_genes' up",
         ),
         ({"row_share": {}, "filter_genes": {}}, r"choice of genes comes before 'row_share'; move 'filter_genes' up"),
+        ({"tfidf": {}, "select_genes": {}}, r"choice of genes comes before 'tfidf'; move 'select_genes' up"),
+        ({"clr": {}, "select_genes": {}}, r"choice of genes comes before 'clr'; move 'select_genes' up"),
         ({"center_scale": {}, "log1p": {}}, r"'center_scale', which fills the matrix, comes last; move 'log1p' up"),
         ({"pearson_residuals": {}, "center_scale": {}}, r"'pearson_residuals', which fills the matrix, comes last"),
     ],
@@ -255,6 +309,8 @@ STEPS = {
     "log": {"normalize_total": {}, "log1p": {}, "select_genes": {"n_top": 20}, "center_scale": {"clip": 3.0}},
     "pearson": {"select_genes": {"n_top": 20}, "pearson_residuals": {"theta": 10.0}},
     "share": {"filter_genes": {"min_counts": 50}, "row_share": {}},
+    "tfidf": {"filter_genes": {"min_counts": 50}, "tfidf": {}, "center_scale": {"scale": False}},
+    "clr": {"select_genes": {"n_top": 20}, "clr": {}},
     "none": {},
 }
 every = pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS.keys())

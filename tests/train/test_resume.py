@@ -214,7 +214,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(toy, whole, 
 
 
 def test_looking_on_while_it_runs_changes_no_number(toy, whole, monkeypatch):
-    from scdance._core.io import read
+    from scdance._core.read import read
     from scdance._core.run import make, solve
 
     monkeypatch.setattr(Deep, "bomb", Bomb())

@@ -123,7 +123,7 @@ def test_numbers_of_a_stage_are_typed_flat_and_precede_the_preset(toy):
 
 def test_map_goes_through_all_cells_in_order_without_gradients(toy):
     model = sd.fit("cluster", toy, Tiny, device="cpu")
-    from scdance._core.io import read
+    from scdance._core.read import read
 
     cells = read(toy, model)
     found = model.map(lambda batch: batch.x.requires_grad_() if torch.is_grad_enabled() else batch.x, cells, size=7)

@@ -37,12 +37,20 @@ class Cells:
         Names of these cells and of the kept genes.
     depth
         Total counts of each cell before gene selection, (n_obs,) float64.
+    present
+        Which of the kept genes the object has, (n_vars,) bool, the others being 0 in `x`; None: all of them.
+    labels, categories
+        Known type of each cell as codes, (n_obs,) int32, −1 where there is none; the names of the types.
+    coords
+        Place of each cell, (n_obs, 2 or 3) float64.
     batch, batch_names
         Batch of each cell as codes, (n_obs,) int32, −1 for one unseen in training; the batches of training.
     graph
         The user's neighbour graph, (n_obs, n_obs) CSR.
     rep
         The user's representation, (n_obs, n_dims) float32.
+    modality
+        What is measured, for cells of a pair: "rna", "prot" or "atac".
     extra
         Arrays that a single task names.
     """
@@ -56,10 +64,15 @@ class Cells:
     x: Rows | None = None
     counts: Rows | None = None
     depth: np.ndarray | None = None
+    present: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    categories: list[str] | None = None
+    coords: np.ndarray | None = None
     batch: np.ndarray | None = None
     batch_names: list[str] | None = None
     graph: sp.csr_matrix | None = None
     rep: np.ndarray | None = None
+    modality: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -86,3 +99,45 @@ class Cells:
             raise TypeError(msg)
         for _, block in blocks(self.x, size):
             yield self.prep.dense(block)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two sets of measurements of cells, of which some are in both.
+
+    Attributes
+    ----------
+    source, target
+        The cells of each modality.
+    at
+        For each cell of the pair its row in `source` and in `target`, (n_obs, 2) int, −1 where it is not.
+    rows, n_obs_in, obs_names
+        Positions in the user's MuData of the cells that are in at least one, (n_obs,) int; the number of its
+        cells; names of the cells of the pair.
+    """
+
+    source: Cells
+    target: Cells
+    at: np.ndarray
+    rows: np.ndarray
+    n_obs_in: int
+    obs_names: np.ndarray
+
+    @classmethod
+    def of(cls, source: Cells, target: Cells, obs_names: np.ndarray) -> Pair:
+        """Pair two modalities by the names of their cells; `obs_names` are those of the MuData, unique."""
+        import pandas as pd
+
+        at = np.column_stack([pd.Index(side.obs_names).get_indexer(obs_names) for side in (source, target)])
+        rows = np.flatnonzero((at >= 0).any(axis=1))
+        return cls(source, target, at[rows], rows, len(obs_names), obs_names[rows])
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells in at least one modality."""
+        return len(self.rows)
+
+    @property
+    def both(self) -> np.ndarray:
+        """Rows in `source` and `target` of the cells that are in both, (n_both, 2) int."""
+        return self.at[(self.at >= 0).all(axis=1)]

@@ -71,10 +71,11 @@ class Method:
     extras: ClassVar[tuple[tuple[str, str], ...]] = ()  # optional packages: (import name, extra of scdance)
     inductive = True  # False: predict answers only for the cells it was fitted on
     keeps: ClassVar[tuple[str, ...]] = ()  # training data that prediction needs, by attribute
+    skips_missing = False  # leaves genes out that the object lacks, where others take them as 0
     order_free = False  # permuting the cells permutes the result of a whole run
     control = False  # a floor or ceiling
     route = False  # an adapter to another package
-    recipe: ClassVar[Any] = Recipe()
+    recipe: ClassVar[Any] = Recipe()  # of a method of two modalities: one by kind, "rna", "prot" and "atac"
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     fit_on: ClassVar[tuple[str, ...] | None] = None  # roles that fit wants; None: all of the task
     exempt: ClassVar[dict[str, str]] = {}  # common checks that it cannot pass: name → reason
@@ -82,7 +83,7 @@ class Method:
     runtime = Runtime()
 
     if TYPE_CHECKING:  # set by `run`, beside what `fit` learns
-        prep_: FittedRecipe
+        preps_: dict[str, FittedRecipe]  # by the role whose cells it prepares
         categories_: list[str]
         n_dims_: int  # of the representation that it was fitted on, if it was
         fitted_on_: str
@@ -109,7 +110,7 @@ class Method:
     @property
     def is_fitted(self) -> bool:
         """Whether the method can predict."""
-        return hasattr(self, "prep_")
+        return hasattr(self, "preps_")
 
     @property
     def state(self) -> dict[str, Any]:
@@ -170,9 +171,11 @@ class Method:
             msg = f"{path} exists and is not a saved method of scdance; pass a new folder."
             raise InputError(msg)
         arrays: dict[str, np.ndarray] = {}
-        state = {k: _pack(v, k, arrays) for k, v in self.state.items() if k not in ("prep_", "net_")}
-        prep, prep_arrays = self.prep_.to_json()
-        arrays |= {f"prep/{k}": v for k, v in prep_arrays.items()}
+        state = {k: _pack(v, k, arrays) for k, v in self.state.items() if k not in ("preps_", "net_")}
+        preps = {}
+        for role, prep in self.preps_.items():
+            preps[role], learnt = prep.to_json()
+            arrays |= {f"prep/{role}/{k}": v for k, v in learnt.items()}
         if hasattr(self, "net_"):
             arrays |= {f"net/{k}": v.detach().cpu().numpy() for k, v in self.net_.state_dict().items()}
         card = {
@@ -184,7 +187,7 @@ class Method:
             "knobs": values_of(self),
             "keeps": list(self.keeps),
             "state": state,
-            "prep": prep,
+            "preps": preps,
         }
         text = json.dumps(card, indent=1)
         new = path.with_name(f".{path.name}.part")
@@ -207,7 +210,10 @@ class Method:
             new.random_state = card["random_state"]
             for name, value in card["state"].items():
                 setattr(new, name, _unpack(value, arrays))
-            new.prep_ = FittedRecipe.from_json(card["prep"], _under("prep/", arrays))
+            new.preps_ = {
+                role: FittedRecipe.from_json(prep, _under(f"prep/{role}/", arrays))
+                for role, prep in card["preps"].items()
+            }
             net = _under("net/", arrays)
             if net:
                 new._load_net(net)

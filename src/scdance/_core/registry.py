@@ -55,7 +55,9 @@ def get(task: str, name: str) -> type[Method]:
     return next(
         value
         for value in vars(module).values()
-        if isinstance(value, type) and value.__module__ == module.__name__ and value.__name__.lower() == name
+        if isinstance(value, type)
+        and value.__module__ == module.__name__
+        and value.__name__.lower() == name.replace("_", "")
     )
 
 

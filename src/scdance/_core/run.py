@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,12 @@ from scdance._checks import InputError, ScdanceError, WrongTypeError, listed, ne
 from scdance._settings import logger, settings
 
 from . import registry
-from .cells import Cells
+from .cells import Cells, Pair
 from .knobs import build, values_of
 from .method import Method, Runtime, read_saved
-from .task import TASKS, Task
+from .task import FRAMES, TASKS, Task
 
+_LOOKER: ContextVar[Any] = ContextVar("looker", default=None)
 TOOL_KEYWORDS = ("n_clusters",)  # knobs that a tool spells out in its signature, None by default
 
 
@@ -120,17 +124,32 @@ def load(path: str | Path) -> Method:
     return registry.get(task, name).load(path)
 
 
+@contextmanager
+def watched(looker: Callable[[str, int, Callable[[], dict[str, Any]], np.ndarray], None]) -> Iterator[None]:
+    """Let `looker(stage, epoch, look, rows)` see what the calls inside would predict after each epoch.
+
+    ``look()`` returns the present result for the cells at the positions `rows` of the object; it cannot steer.
+    """
+    token = _LOOKER.set(looker)
+    try:
+        yield
+    finally:
+        _LOOKER.reset(token)
+
+
 def solve(
     model: Method,
     *,
     progress: bool | None = None,
     checkpoint: Any = None,
-    on_epoch: Any = None,
-    **roles: Cells,
+    **roles: Any,
 ) -> tuple[dict[str, Any], float]:
-    """Fit where that is due, predict, and check the result: (result, seconds)."""
+    """Fit where that is due, predict, and check the result: (result, seconds).
+
+    Where only the reference is given, there is nothing to predict, and the result is empty.
+    """
     task = TASKS[model.task]
-    cells = roles[task.roles[-1]]
+    cells: Any = roles.get(task.roles[-1])
     if model.is_fitted and not model.inductive and getattr(model, "fitted_on_", "") != _who(cells):
         others = [name for name in registry.names(task.name) if registry.get(task.name, name).inductive]
         msg = (
@@ -141,24 +160,25 @@ def solve(
     if checkpoint is not None and Path(checkpoint).exists() and not Path(checkpoint).is_dir():
         msg = f"checkpoint={str(checkpoint)!r} is a file; pass a folder, which is made if need be."
         raise InputError(msg)
+    looker = _LOOKER.get()
     model.runtime = Runtime(
         progress=settings.progress if progress is None else progress,
         checkpoint=None if checkpoint is None else Path(checkpoint),
-        fingerprint=_fingerprint(model, cells),
-        on_epoch=on_epoch,
+        fingerprint=_fingerprint(model, roles),
+        on_epoch=None if looker is None else lambda stage, epoch, look: looker(stage, epoch, look, cells.rows),
     )
     start = time.perf_counter()
     try:
         with model.session():
             if not model.is_fitted:
                 logger.info("%s: fitting", model.name)
-                _fit(model, roles)
-            result = model.predict(**{role: roles[role] for role in task.roles})
+                learn(model, roles)
+            result = {} if cells is None else model.predict(**{task.roles[-1]: cells})
     finally:
         del model.runtime
-    result = check_result(task, result, cells)
+    result = {} if cells is None else check_result(task, result, cells)
     if not hasattr(model, "categories_"):
-        model.categories_ = [str(i) for i in range(_n_categories(result))]
+        model.categories_ = _numbers(result)
         if getattr(model, "n_clusters", 0) is None:
             logger.info("%s: %d clusters, estimated", model.name, len(model.categories_))
     seconds = time.perf_counter() - start
@@ -166,42 +186,61 @@ def solve(
     return result, seconds
 
 
-def _fit(model: Method, roles: dict[str, Cells]) -> None:
+def learn(model: Method, roles: dict[str, Any]) -> None:
+    """Fit to the roles that the method wants, and keep what its predictions need of them."""
     wanted = model.fit_on or TASKS[model.task].roles
     model.fit(**{role: roles[role] for role in wanted})
     cells = roles[wanted[-1]]
-    model.prep_ = cells.prep
-    if cells.rep is not None:
-        model.n_dims_ = cells.rep.shape[1]
-    if cells.batch_names is not None:
-        model.batches_ = cells.batch_names
+    if isinstance(cells, Pair):
+        model.preps_ = {"source": cells.source.prep, "target": cells.target.prep}
+    else:
+        model.preps_ = {"cells": cells.prep}
+        if cells.rep is not None:
+            model.n_dims_ = cells.rep.shape[1]
+        if cells.batch_names is not None:
+            model.batches_ = cells.batch_names
+    if "ref" in roles:
+        model.categories_ = roles["ref"].categories
     if not model.inductive:
         model.fitted_on_ = _who(cells)
 
 
-def _who(cells: Cells) -> str:
+def _who(cells: Cells | Pair) -> str:
     return hashlib.sha256("\n".join(cells.obs_names.tolist()).encode()).hexdigest()
 
 
-def _fingerprint(model: Method, cells: Cells) -> str:
+def _sets(roles: dict[str, Any]) -> dict[str, Cells]:
+    """Every set of cells of a call by its name, those of a pair by that of the modality's role."""
+    sets: dict[str, Cells] = {}
+    for role, cells in roles.items():
+        sets |= {"source": cells.source, "target": cells.target} if isinstance(cells, Pair) else {role: cells}
+    return sets
+
+
+def _fingerprint(model: Method, roles: dict[str, Any]) -> str:
     """Tells two calls apart: method, knobs, seed, and the data as the method sees them."""
     from scdance import __version__
 
-    prep, learnt = cells.prep.to_json()
-    graph = () if cells.graph is None else (cells.graph.data, cells.graph.indices, cells.graph.indptr)
-    told = hashlib.sha256(
-        repr((model.task, model.name, __version__, model.random_state, values_of(model), prep)).encode()
-    )
-    for part in (cells.depth, cells.rep, cells.batch, *graph, *learnt.values()):
-        told.update(b"" if part is None else part.tobytes())
+    told = hashlib.sha256(repr((model.task, model.name, __version__, model.random_state, values_of(model))).encode())
+    for name, cells in _sets(roles).items():
+        prep, learnt = cells.prep.to_json()
+        told.update(repr((name, prep)).encode())
+        graph = () if cells.graph is None else (cells.graph.data, cells.graph.indices, cells.graph.indptr)
+        parts = (cells.depth, cells.rep, cells.batch, cells.labels, cells.coords, *graph, *learnt.values())
+        for part in parts:
+            told.update(b"" if part is None else part.tobytes())
     return told.hexdigest()
 
 
-def _n_categories(result: dict[str, Any]) -> int:
-    return result["proba"].shape[1] if "proba" in result else int(result["labels"].max()) + 1
+def _numbers(result: dict[str, Any]) -> list[str]:
+    """Names of the groups that a method has found, if it looks for any: "0", "1", …"""
+    if "labels" not in result:
+        return []
+    n = result["proba"].shape[1] if "proba" in result else int(result["labels"].max()) + 1
+    return [str(i) for i in range(n)]
 
 
-def check_result(task: Task, result: dict[str, Any], cells: Cells) -> dict[str, Any]:
+def check_result(task: Task, result: dict[str, Any], cells: Cells | Pair) -> dict[str, Any]:
     """Hold a method to what its task gives: parts, shapes, types, ranges. A breach is a bug of the method."""
     problems = [f"{part!r} is missing" for part in task.gives if part not in result and part not in task.optional]
     problems += [f"{part!r} is not a part of {task.name!r}" for part in result if part not in task.gives]
@@ -215,16 +254,21 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells) -> dict[str, 
             continue
         value = value.astype(np.int32 if slot.kind == "category" else np.float32, copy=False)
         out[part] = value
-        dims = 2 if slot.kind in ("matrix", "frame") else 1
+        dims = 2 if slot.kind in ("matrix", *FRAMES) else 1
         if value.ndim != dims or len(value) != cells.n_obs:
             problems.append(f"{part!r} has shape {value.shape}, expected {dims} dimension(s) and {cells.n_obs} rows")
-        elif not np.isfinite(value).all():
+            continue
+        if isinstance(slot.empty, float) and np.isnan(slot.empty):  # cells may be left out: look at the others
+            value = value[value >= 0] if slot.kind == "category" else value[~np.isnan(value).all(axis=-1)]
+        if not np.isfinite(value).all():
             problems.append(f"{part!r} has values that are not finite")
-        elif slot.kind == "category" and value.min() < 0:
+        elif value.size and slot.kind == "category" and value.min() < 0:
             problems.append(f"{part!r} has negative codes")
-        elif slot.kind == "frame" and (value.min() < 0 or not np.allclose(value.sum(axis=1), 1, atol=1e-4)):
+        elif value.size and slot.kind in FRAMES and value.min() < 0:
+            problems.append(f"{part!r} has negative values")
+        elif slot.kind == "shares" and not np.allclose(value.sum(axis=1), 1, atol=1e-4):
             problems.append(f"rows of {part!r} do not sum to 1")
-        elif slot.kind == "vector" and not (value.min() >= 0 and value.max() <= 1 + 1e-6):
+        elif value.size and slot.kind == "vector" and not (value.min() >= 0 and value.max() <= 1 + 1e-6):
             problems.append(f"{part!r} leaves [0, 1]")
     if problems:
         msg = f"The method returned a result that its task does not allow: {'; '.join(problems)}."
@@ -232,25 +276,31 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells) -> dict[str, 
     return out
 
 
-def record(model: Method, *, preset: str | None, seconds: float, cells: Cells) -> dict[str, Any]:
+def record(model: Method, *, preset: str | None, seconds: float, **roles: Any) -> dict[str, Any]:
     """The run record of a call, as `uns` keeps it."""
     from scdance import __version__
 
+    told = {name: _told(cells) for name, cells in _sets(roles).items()}
     return {
         "method": model.name,
         "params": values_of(model),
         "preset": preset or "",
         "random_state": model.random_state,
         "version": __version__,
-        "input": {
-            **cells.extra.get("input", {}),
-            "recipe": cells.prep.text,
-            "n_obs": cells.n_obs,
-            "n_vars": cells.n_vars,
-        },
+        # that of the cells itself, and beside it that of the reference; those of two modalities side by side
+        "input": {**told.pop("cells", {}), **told},
         "history": {name: np.asarray(values, dtype=float) for name, values in getattr(model, "history_", {}).items()},
         "epochs": int(getattr(model, "epochs_", 0)),
         "stopped": str(getattr(model, "stopped_", "")),
         "seconds": seconds,
         "notes": dict(getattr(model, "notes_", {})),
+    }
+
+
+def _told(cells: Cells) -> dict[str, Any]:
+    return {
+        **cells.extra.get("input", {}),
+        "recipe": cells.prep.text,
+        "n_obs": cells.n_obs,
+        "n_vars": cells.n_vars,
     }

@@ -15,7 +15,7 @@ from .method import Method
 LOGGED_BELOW = 25  # e^25 counts of one gene in one cell do not occur, so larger values are not logarithms
 
 
-def scan(x: Rows, adata: Any, where: str, model: Method) -> tuple[str, np.ndarray]:
+def scan(x: Rows, adata: Any, where: str, model: Method, *, profiles: bool = False) -> tuple[str, np.ndarray]:
     """Go once through the matrix: refuse what `model` cannot use, and tell what it holds.
 
     Parameters
@@ -26,6 +26,8 @@ def scan(x: Rows, adata: Any, where: str, model: Method) -> tuple[str, np.ndarra
         The object and the name of the matrix in it, for messages.
     model
         The method, which says whether it needs counts.
+    profiles
+        The rows are mean profiles of types, so fractions are no wonder.
 
     Returns
     -------
@@ -56,7 +58,7 @@ def scan(x: Rows, adata: Any, where: str, model: Method) -> tuple[str, np.ndarra
         )
         raise InputError(msg)
     _refuse_range(low, high, adata, where, model)
-    if not fractions:
+    if not fractions or profiles:
         return "counts", depth
     if _looks_logged(adata, where, linear, high):
         if "counts" in model.needs:
@@ -104,7 +106,7 @@ def _instead(adata: Any, where: str) -> str:
 def _looks_logged(adata: Any, where: str, linear: np.ndarray, high: float) -> bool:
     if high >= LOGGED_BELOW:
         return False
-    if where == "X" and "log1p" in adata.uns:
+    if where.endswith("X") and "log1p" in adata.uns:
         return True
     sums = linear[linear > 0]
     return bool(len(sums)) and float(np.std(sums)) < 1e-3 * float(np.mean(sums))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FRAMES = ("shares", "frame")  # kinds of slot that have one column per category
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -18,22 +20,37 @@ class Slot:
     text
         What it holds: shape, type, unit, range.
     kind
-        How it is stored: "category" (codes and their names), "frame" (one column per name),
-        "matrix" or "vector" (float32).
+        How it is stored: "category" (codes and their names), "shares" (one column per name, rows that sum
+        to 1), "frame" (one column per name, not negative), "matrix", or "vector" (in [0, 1]); all but the first
+        float32.
     on
-        The role that receives it.
+        What receives it: "adata", or "mdata" for the MuData as a whole.
+    empty
+        What a cell without counts gets, for which there is no evidence: a number, or "even" for equal shares.
+        With NaN a method may leave out any cell.
     """
 
     where: str
     name: str
     text: str
     kind: str
-    on: str = "cells"
+    on: str = "adata"
+    empty: float | str = 0.0
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its roles, the parts of its result, its scores and its default method."""
+    """A task: its roles, the parts of its result, its scores and its default method.
+
+    Attributes
+    ----------
+    roles
+        What `predict` gets, the last one receiving the result; `fit` gets the same unless the method says less.
+    data
+        Kinds of object that it takes.
+    truth
+        Attribute of the object that holds what is known, for scores and the benchmark.
+    """
 
     name: str
     text: str
@@ -42,6 +59,8 @@ class Task:
     optional: tuple[str, ...]
     metrics: tuple[str, ...]
     default: str
+    data: tuple[str, ...] = ("AnnData",)
+    truth: str = "obs"
 
 
 CLUSTER = Task(
@@ -60,7 +79,8 @@ CLUSTER = Task(
             "obsm",
             "{key}_proba",
             "probability of each cluster, (n_obs, n_clusters) float32, rows sum to 1",
-            "frame",
+            "shares",
+            empty="even",
         ),
         "score": Slot("obs", "{key}_score", "how sure the assignment is, (n_obs,) float32 in [0, 1]", "vector"),
     },
@@ -69,4 +89,63 @@ CLUSTER = Task(
     default="graphsc",
 )
 
-TASKS: dict[str, Task] = {task.name: task for task in (CLUSTER,)}
+DECONVOLVE = Task(
+    "deconvolve",
+    text="Estimate which cell types each spot is made of, from a reference of annotated cells or a table of profiles.",
+    roles=("ref", "cells"),
+    gives={
+        "proportions": Slot(
+            "obsm",
+            "{key}",
+            "share of each type, (n_obs, n_types) float32, rows sum to 1; spots without counts have NaN",
+            "shares",
+            empty=float("nan"),
+        ),
+        "abundance": Slot(
+            "obsm",
+            "{key}_abundance",
+            "amount of each type before it is made a share, (n_obs, n_types) float32, in a unit of the method",
+            "frame",
+        ),
+        "sd": Slot(
+            "obsm",
+            "{key}_sd",
+            "standard deviation of each share, (n_obs, n_types) float32; spots without counts have NaN",
+            "frame",
+            empty=float("nan"),
+        ),
+        "top": Slot(
+            "obs",
+            "{key}_top",
+            "type with the largest share; spots without counts have none",
+            "category",
+            empty=float("nan"),
+        ),
+    },
+    optional=("abundance", "sd"),
+    metrics=("rmse", "pearson", "jsd", "auprc"),
+    default="nnls",
+    data=("AnnData", "SpatialData"),
+    truth="obsm",
+)
+
+JOINT_EMBED = Task(
+    "joint_embed",
+    text="Put cells whose RNA was measured together with proteins or open chromatin into one space.",
+    roles=("pair",),
+    gives={
+        "embedding": Slot(
+            "obsm",
+            "X_{key}",
+            "joint space, (n_obs, n_latent) float32; a cell that no modality has is at 0",
+            "matrix",
+            on="mdata",
+        ),
+    },
+    optional=(),
+    metrics=("kmeans_ari", "kmeans_nmi", "asw"),
+    default="svd_concat",
+    data=("MuData",),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in (CLUSTER, DECONVOLVE, JOINT_EMBED)}

@@ -13,12 +13,13 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from scdance import _checks
 
-from ._controls import CONTROLS
+from ._controls import CONTROLS, KEY
 
 _STATUS = Path("/proc/self/status")
 
@@ -53,9 +54,9 @@ class _Picker:
         self.epoch = self.last = ""
         self.cpu = self.wall = 0.0
 
-    def __call__(self, stage: str, epoch: int, look: Any) -> None:
+    def __call__(self, stage: str, epoch: int, look: Any, rows: Any) -> None:
         cpu, wall = time.process_time(), time.perf_counter()
-        given = {**look(), "truth": self.truth}
+        given = {**look(), "truth": self.truth.iloc[rows]}
         self.last = f"{stage} {epoch}"
         self.judge({m.name: float(m.function(*(given[need] for need in m.needs))) for m in self.metrics})
         self.cpu += time.process_time() - cpu
@@ -86,22 +87,19 @@ def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
     control = job["method"] in CONTROLS
     if not control:
         _import(job)
-    imported = resident_mb()
-    adata = datasets.load(job["dataset"])
-    truth = adata.obs[datasets.info(job["dataset"])["labels_key"]].copy()
-    adata.obs = adata.obs[[]]
-    adata.uns.clear()
+    problem = datasets.problem(task.name, job["dataset"])
     row: dict[str, Any] = {}
-    picker = _Picker(truth, wanted)
+    picker = _Picker(problem.truth, wanted)
     if control:
-        adata.obs["result"] = CONTROLS[job["method"]](truth, job["seed"])
+        where, name, value = CONTROLS[job["method"]](task, problem.truth, job["seed"])
+        getattr(problem.data, where)[name] = value
     else:
-        row = _solve(adata, job, picker) | {"peak_mb": peak_mb() - imported}
-    adata.obs["truth"] = truth
-    table = metrics.score(adata, task.name, key="result", truth="truth")
+        row = _solve(problem, job, picker)
+    getattr(problem.data, task.truth)["truth"] = problem.truth
+    table = metrics.score(problem.data, task.name, key=KEY, truth="truth")
     scores = {name: float(table[name].item()) for name in task.metrics}
     row |= scores | picker.row(scores)
-    row["n_clusters"] = int(adata.obs["result"].nunique())
+    row["n_clusters"] = int(problem.data.obs[KEY].nunique()) if "labels" in task.gives else ""
     row["versions"] = versions(__version__)
     return row
 
@@ -118,23 +116,30 @@ def _import(job: dict[str, Any]) -> None:
         _checks.package(name, extra=extra, why=job["method"])
 
 
-def _solve(adata: Any, job: dict[str, Any], picker: _Picker) -> dict[str, Any]:
-    """Read, fit, predict and write under the key "result", as the tool does; what it cost."""
-    from scdance._core import io, run
+def _solve(problem: Any, job: dict[str, Any], picker: _Picker) -> dict[str, Any]:
+    """Call the tool on an object without its truth; what it cost."""
+    from scdance import tl
+    from scdance._core import run
     from scdance._core.task import TASKS
+    from scdance._core.write import record_of
 
-    knobs = dict(job["knobs"])
-    preset = knobs.pop("preset", None)
+    held = resident_mb()
     cpu, wall = time.process_time(), time.perf_counter()
-    model = run.make(job["task"], job["method"], knobs, preset=preset, random_state=job["seed"])
-    cells = io.read(adata, model)
-    picker.truth = picker.truth.iloc[cells.rows]
-    result, seconds = run.solve(model, cells=cells, progress=False, on_epoch=picker if job["pick"] else None)
-    record = run.record(model, preset=preset, seconds=seconds, cells=cells)
-    io.write(adata, TASKS[job["task"]], "result", cells, result, model.categories_, record)
+    with run.watched(picker) if job["pick"] else nullcontext():
+        getattr(tl, job["task"])(
+            problem.data,
+            method=job["method"],
+            key_added=KEY,
+            random_state=job["seed"],
+            progress=False,
+            **problem.arguments,
+            **job["knobs"],
+        )
+    record = record_of(problem.data, TASKS[job["task"]], KEY)
     return {
         "seconds": time.perf_counter() - wall - picker.wall,
         "cpu_seconds": time.process_time() - cpu - picker.cpu,
+        "peak_mb": peak_mb() - held,
         "epochs": record["epochs"],
         "stopped": record["stopped"],
     }

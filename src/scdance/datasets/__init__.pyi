@@ -3,4 +3,11 @@ from ._load import info as info
 from ._load import load as load
 from ._load import names as names
 from ._load import table as table
+from ._mixtures import simulate_pseudospots as simulate_pseudospots
+from ._mixtures import simulate_visium as simulate_visium
+from ._mixtures import split_reference as split_reference
+from ._mixtures import toy_mixtures as toy_mixtures
+from ._problem import Problem as Problem
+from ._problem import problem as problem
 from ._toy import toy_clusters as toy_clusters
+from ._toy import toy_pairs as toy_pairs

@@ -14,6 +14,7 @@ from scdance._settings import logger, settings
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from mudata import MuData
 
 HERE = Path(__file__).parent
 GITHUB = "https://raw.githubusercontent.com"
@@ -37,7 +38,7 @@ def names(task: str | None = None) -> list[str]:
     Parameters
     ----------
     task
-        Only those whose labels can score this task, such as ``"cluster"``.
+        Only those for this task, such as ``"cluster"``.
 
     Returns
     -------
@@ -66,8 +67,9 @@ def info(name: str) -> dict[str, Any]:
 
     Returns
     -------
-    A copy of the entry: ``tasks, description, file, sha256, shape, labels_key, n_classes, preset,
-    data_source, data_licence, via`` and, where it can be downloaded, ``remote``.
+    A copy of the entry: ``tasks, description, file, sha256, shape, preset, data_source, data_licence, via``;
+    ``labels_key, n_classes`` where the truth is known; ``modalities``, the number of features of each, where
+    there are several; and ``remote`` where it can be downloaded.
 
     Raises
     ------
@@ -84,12 +86,13 @@ def table(task: str | None = None) -> pd.DataFrame:
     Parameters
     ----------
     task
-        Only those whose labels can score this task.
+        Only those for this task.
 
     Returns
     -------
-    One row per data set, indexed by name: its tasks, shape (cells, genes), number of classes, whether it
-    lies in the package, the licence of the data and who measured them.
+    One row per data set, indexed by name: its tasks, shape (cells, features of all modalities), number of
+    classes (<NA> where there is no truth), whether it lies in the package, the licence of the data and who
+    measured them.
     """
     import pandas as pd
 
@@ -97,7 +100,7 @@ def table(task: str | None = None) -> pd.DataFrame:
     columns = {
         "task": [", ".join(row["tasks"]) for row in rows.values()],
         "shape": [tuple(row["shape"]) for row in rows.values()],
-        "classes": [row["n_classes"] for row in rows.values()],
+        "classes": pd.array([row.get("n_classes") for row in rows.values()], dtype="Int64"),
         "embedded": [row.get("embedded", False) for row in rows.values()],
         "licence": [row["data_licence"] for row in rows.values()],
         "source": [row["data_source"] for row in rows.values()],
@@ -105,7 +108,7 @@ def table(task: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(list(rows), name="name"))
 
 
-def load(name: str) -> AnnData:
+def load(name: str) -> AnnData | MuData:
     """Load a data set: raw counts in ``X``, labels in ``obs``.
 
     Looks in the package, then in ``scdance.settings.data_dir`` (``SCDANCE_DATA_DIR``), then in the cache
@@ -118,39 +121,64 @@ def load(name: str) -> AnnData:
 
     Returns
     -------
-    AnnData with int32 counts (CSR) in ``X``, the truth in ``obs[info(name)["labels_key"]]`` and the origin
-    of the data in ``uns["source"]``; the same wherever the file was found.
+    AnnData with int32 counts (CSR) in ``X``, the truth, if there is one, in ``obs[info(name)["labels_key"]]``
+    and the origin of the data in ``uns["source"]``; the same wherever the file was found. Where
+    ``info(name)`` has ``modalities``, a MuData that holds the counts of each in an AnnData of its own, and the
+    truth and the origin in the ``obs`` and ``uns`` of the whole.
 
     Raises
     ------
     InputError
         If there is no such data set, or a file is not the one that the registry means.
     DatasetError
-        If the data set is not on this machine and cannot be downloaded (``scdance.settings.offline``, or
-        no network); the message says which file to put where.
+        If the data set is not on this machine and cannot be downloaded (there is no single file to download,
+        ``scdance.settings.offline``, or no network); the message says which file to put where.
 
     Examples
     --------
     >>> import scdance as sd
     >>> sd.datasets.load("pbmc_demo").shape
     (800, 1000)
+    >>> sd.datasets.load("cite_demo")["adt"].shape
+    (600, 134)
     """
-    import anndata
-
     entry = info(name)
     if entry.get("embedded"):
-        return anndata.read_h5ad(_verified(HERE / entry["file"], entry["sha256"]))
-    local = _in_data_dir(entry)
-    adata = (
-        anndata.read_h5ad(_verified(local, entry["sha256"]))
-        if local
-        else READERS[entry["remote"]["reader"]](_fetched(name, entry), entry)
-    )
-    adata.uns["source"] = {
+        return _read(_verified(HERE / entry["file"], entry["sha256"]))
+    remote, local = entry.get("remote", {}), _in_data_dir(entry)
+    if local:
+        data = _read(_verified(local, entry["sha256"]))
+    elif remote:
+        data = READERS[remote["reader"]](_fetched(name, entry), entry)
+    else:
+        why = f"there is no single file to download (it was made from {entry['via']})"
+        raise DatasetError(f"{_where_to_put(name, entry, why)}.")
+    data.uns["source"] = {
         **{fact: entry[fact] for fact in ("data_source", "data_licence", "via")},
-        **{fact: value for fact, value in entry["remote"].items() if fact != "reader"},
+        **{fact: value for fact, value in remote.items() if fact != "reader"},
     }
-    return adata
+    return data
+
+
+def _read(path: Path) -> AnnData | MuData:
+    if path.suffix == ".h5mu":
+        return _read_paired(path)
+    import anndata
+
+    return anndata.read_h5ad(path)
+
+
+def _read_paired(path: Path) -> MuData:
+    """Modalities of the same cells; columns of `obs` that all of them have stand in the common `obs`, too."""
+    import mudata
+
+    with mudata.set_options(pull_on_update=False):  # what 0.4 does; else it warns, and doubles every column
+        mdata = mudata.read_h5mu(path)
+    tables = [modality.obs for modality in mdata.mod.values()]
+    for column in tables[0].columns:
+        if column not in mdata.obs and all(column in table for table in tables):
+            mdata.obs[column] = tables[0][column].reindex(mdata.obs_names)
+    return mdata
 
 
 def _in_data_dir(entry: dict[str, Any]) -> Path | None:
@@ -181,10 +209,13 @@ def _fetched(name: str, entry: dict[str, Any]) -> Path:
 
 
 def _what_to_do(name: str, entry: dict[str, Any], url: str, path: Path, why: str) -> str:
+    return f"{_where_to_put(name, entry, why)}, or download {url} to {path}."
+
+
+def _where_to_put(name: str, entry: dict[str, Any], why: str) -> str:
     return (
-        f"Data set {name!r} is not on this machine, and {why}. Either set SCDANCE_DATA_DIR "
-        f"(scdance.settings.data_dir, now {str(settings.data_dir)!r}) to a folder that holds "
-        f"{entry['file']}, or download {url} to {path}."
+        f"Data set {name!r} is not on this machine, and {why}. Set SCDANCE_DATA_DIR "
+        f"(scdance.settings.data_dir, now {str(settings.data_dir)!r}) to a folder that holds {entry['file']}"
     )
 
 

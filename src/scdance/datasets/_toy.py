@@ -11,11 +11,13 @@ from scdance._checks import InputError
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from mudata import MuData
     from numpy.typing import NDArray
 
 # What real counts look like, in natural logarithms: spread of the genes, of the depth of the cells, and of
 # the factor by which a batch changes a gene.
 GENE_SD, DEPTH_SD, BATCH_SD = 1.0, 0.3, 0.3
+PROTEIN_MEAN, PROTEIN_SD, PROTEIN_THETA = 3.0, 1.0, 4.0  # of the log mean count of a protein; inverse dispersion
 DROPOUT_SLOPE = -1.5  # on the log mean: weak genes are lost more often
 ENTRIES_PER_BLOCK = 1_000_000  # dense at once: 8 MB an array
 
@@ -77,12 +79,7 @@ def toy_clusters(
     import scipy.sparse as sp
 
     _check(n_obs=n_obs, n_vars=n_vars, k=k, n_de=n_de, theta=theta, dropout=dropout, batches=batches)
-    rng = (
-        random_state.spawn(1)[0]
-        if isinstance(random_state, np.random.Generator)
-        else np.random.default_rng(random_state)
-    )
-
+    rng = _generator(random_state)
     base = rng.normal(0, GENE_SD, n_vars)
     change = np.zeros((n_vars, k), dtype=np.float32)
     for cluster in range(k):
@@ -124,6 +121,78 @@ def toy_clusters(
     if dropout:
         adata.layers["dropped"] = sp.vstack(lost, format="csr")
     return adata
+
+
+def toy_pairs(
+    n_obs: int = 300,
+    n_genes: int = 200,
+    n_proteins: int = 20,
+    k: int = 4,
+    unpaired: float = 0.0,
+    random_state: int | np.random.Generator | None = 0,
+) -> MuData:
+    """Simulate cells of `k` types that were measured in RNA and proteins.
+
+    The RNA is that of :func:`toy_clusters`. Each type has its own random mean of every protein, and a cell draws
+    negative binomial counts around it times its own depth.
+
+    Parameters
+    ----------
+    n_obs
+        Number of cells.
+    n_genes, n_proteins
+        Number of features of each modality.
+    k
+        Number of types.
+    unpaired
+        Share of the cells, 0 to below 1, that lack one modality, half of them each.
+    random_state
+        Seed. A generator is spawned, never advanced.
+
+    Returns
+    -------
+    MuData with int32 counts (CSR) in ``X`` of the modalities ``"rna"`` and ``"prot"``, and categories in
+    ``obs["cell_type"]``.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> mdata = sd.datasets.toy_pairs(n_obs=100, unpaired=0.2)
+    >>> mdata["rna"].n_obs, mdata["prot"].n_obs
+    (90, 90)
+    """
+    import anndata
+    import mudata
+    import pandas as pd
+    import scipy.sparse as sp
+
+    if not 0 <= unpaired < 1:
+        msg = f"unpaired is {unpaired}, but must be a share of the cells, from 0 to below 1."
+        raise InputError(msg)
+    rng = _generator(random_state)
+    rna = toy_clusters(n_obs, n_genes, k, n_de=n_genes // 5, random_state=rng)
+    del rna.varm["lfc"]
+    log_mean = rng.normal(PROTEIN_MEAN, PROTEIN_SD, (k, n_proteins))[rna.obs["cell_type"].cat.codes]
+    depth = rng.normal(0, DEPTH_SD, (n_obs, 1))
+    noise = rng.standard_gamma(PROTEIN_THETA, log_mean.shape) / PROTEIN_THETA
+    prot = anndata.AnnData(
+        sp.csr_matrix(rng.poisson(np.exp(log_mean + depth) * noise).astype(np.int32)),
+        obs=pd.DataFrame(index=rna.obs_names),
+        var=pd.DataFrame(index=[f"protein_{i}" for i in range(n_proteins)]),
+    )
+    types = rna.obs.pop("cell_type")
+    half = round(n_obs * unpaired / 2)
+    with mudata.set_options(pull_on_update=False):
+        mdata = mudata.MuData({"rna": rna[: n_obs - half].copy(), "prot": prot[half:].copy()})
+    mdata.obs["cell_type"] = types.reindex(mdata.obs_names)
+    return mdata
+
+
+def _generator(random_state: int | np.random.Generator | None) -> np.random.Generator:
+    """A generator of its own, also where the user gives one."""
+    if isinstance(random_state, np.random.Generator):
+        return random_state.spawn(1)[0]
+    return np.random.default_rng(random_state)
 
 
 def _check(n_obs: int, n_vars: int, k: int, n_de: int, theta: float, dropout: float, batches: int) -> None:

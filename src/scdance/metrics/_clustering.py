@@ -150,11 +150,7 @@ def silhouette(embedding: ArrayLike, labels: ArrayLike, *, random_state: int = 0
     """
     from sklearn.metrics import silhouette_score
 
-    x = np.asarray(embedding)
-    if x.ndim != 2 or not np.isfinite(x).all():
-        msg = f"The embedding must be a matrix of finite numbers, one row per cell; found shape {x.shape}."
-        raise InputError(msg)
-    codes = _codes(labels)
+    x, codes = _finite_matrix(embedding), _codes(labels)
     _same_length(len(x), len(codes), "embedding", "labels")
     if len(x) > MOST_CELLS:
         rows = np.random.default_rng(random_state).choice(len(x), MOST_CELLS, replace=False)
@@ -169,11 +165,33 @@ def _comparable(truth: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.intp], 
     _same_cells(truth, labels)
     true, found = _codes(truth), _codes(labels)
     _same_length(len(true), len(found), "truth", "labels")
-    known = true >= 0
-    if not known.any():
-        msg = f'The truth of all {len(true)} cells is missing (NaN or ""); there is nothing to compare with.'
-        raise InputError(msg)
+    known = _known(true)
     return true[known], found[known]
+
+
+def _known(codes: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which cells have a known truth, (n_obs,) bool; at least one must."""
+    known = codes >= 0
+    if not known.any():
+        msg = f'The truth of all {len(codes)} cells is missing (NaN or ""); there is nothing to compare with.'
+        raise InputError(msg)
+    return known
+
+
+def _finite_matrix(embedding: ArrayLike) -> NDArray[np.floating]:
+    """The embedding as an array, (n_obs, n_dims), refused where a number is missing or infinite."""
+    x = np.asarray(embedding)
+    if x.ndim != 2:
+        msg = f"The embedding must be a matrix of finite numbers, one row per cell; found shape {x.shape}."
+        raise InputError(msg)
+    holes = int((~np.isfinite(x).all(axis=1)).sum())
+    if holes:
+        msg = (
+            f"The embedding must be a matrix of finite numbers, one row per cell; {holes} of {len(x)} rows have a "
+            "NaN or an infinite number. Leave these cells out of both arguments."
+        )
+        raise InputError(msg)
+    return x
 
 
 def _codes(values: ArrayLike) -> NDArray[np.intp]:

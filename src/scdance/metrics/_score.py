@@ -13,10 +13,11 @@ from ._metric import get
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from mudata import MuData
 
 
 def score(
-    adata: AnnData, task: str, *, key: str, truth: str | None = None, metrics: Sequence[str] | None = None
+    adata: AnnData | MuData, task: str, *, key: str, truth: str | None = None, metrics: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Score what a tool wrote into the object.
 
@@ -32,8 +33,8 @@ def score(
     key
         The ``key_added`` of the run, or the name of its method.
     truth
-        Column of ``obs`` with what is known; cells where it is NaN or "" are left out. Needed by all
-        metrics but those that compare parts of the result with each other.
+        What is known: a column of ``obs``, or for shares of types a key of ``obsm``. Cells where it is NaN or "" are
+        left out. Needed by all metrics but those that compare parts of the result with each other.
     metrics
         Names of metrics; None: those of the task.
 
@@ -61,7 +62,7 @@ def score(
     declared = TASKS[one_of(task, TASKS, "task")]
     wanted = [get(name) for name in (declared.metrics if metrics is None else metrics)]
     given = {
-        need: _truth(adata, truth, needed_by=metric.name)
+        need: _truth(adata, declared, truth, needed_by=metric.name)
         if need == "truth"
         else _result(adata, declared, need, key, needed_by=metric.name)
         for metric in wanted
@@ -71,17 +72,20 @@ def score(
     return pd.DataFrame([row], index=pd.Index([key], name="key"))
 
 
-def _truth(adata: AnnData, truth: str | None, needed_by: str) -> Any:
+def _truth(adata: Any, task: Task, truth: str | None, needed_by: str) -> Any:
+    where = f"`adata.{task.truth}`"
     if truth is None:
-        msg = f"Metric {needed_by!r} compares with a truth: pass its column of `adata.obs` as `truth=`."
+        msg = f"Metric {needed_by!r} compares with a truth: pass its name in {where} as `truth=`."
         raise InputError(msg)
-    if truth not in adata.obs:
+    there = getattr(adata, task.truth)
+    if truth not in there:
+        names = [str(name) for name in there.keys()]  # noqa: SIM118, iterating over obsm gives no names
         msg = (
-            f"No column {truth!r} in `adata.obs`; it has {listed(adata.obs.columns)}."
-            f"{nearest(truth, map(str, adata.obs.columns))} Pass the column that holds the truth as `truth=`."
+            f"No {truth!r} in {where}; it has {listed(names)}.{nearest(truth, names)} "
+            "Pass the name of what holds the truth as `truth=`."
         )
         raise MissingKeyError(msg)
-    return adata.obs[truth]
+    return there[truth]
 
 
 def _result(adata: AnnData, task: Task, part: str, key: str, needed_by: str) -> Any:

@@ -2,3 +2,4 @@ from ._benchmark import benchmark as benchmark
 from ._confusion import confusion as confusion
 from ._embedding import embedding as embedding
 from ._history import history as history
+from ._proportions import proportions as proportions

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from scdance._checks import InputError, MissingKeyError, listed, one_of
-from scdance._core.io import record_of
 from scdance._core.task import TASKS
+from scdance._core.write import record_of
 
 from ._shared import single
 

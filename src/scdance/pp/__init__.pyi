@@ -1,5 +1,7 @@
 from ._genes import Alignment as Alignment
 from ._genes import align_genes as align_genes
+from ._genes import shared_genes as shared_genes
+from ._nnls import gram_nnls as gram_nnls
 from ._pca import PCA as PCA
 from ._pca import project as project
 from ._recipe import FittedRecipe as FittedRecipe

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scdance._checks import InputError, listed
+from scdance._checks import InputError, listed, warn
 
+FEWEST_SHARED, FEW_SHARED = 10, 100  # genes of a reference and a query: below, an error; below, a warning
 _ENSEMBL = re.compile(r"^ENS([A-Z]{0,4})G\d{6,}", re.IGNORECASE)
 _VERSION = re.compile(r"\.\d+$")
 _SPECIES = {"": "human", "MUS": "mouse", "RNO": "rat", "DAR": "zebrafish"}
@@ -75,9 +76,33 @@ def align_genes(wanted: Sequence[str], present: Sequence[str], *, what: str = "T
     return Alignment(columns, n_shared, len(wanted) - n_shared, len(present) - n_shared)
 
 
-def _no_overlap(wanted: list[str], present: list[str], n_shared: int, what: str) -> str:
+def shared_genes(ref: Sequence[str], present: Sequence[str]) -> np.ndarray:
+    """Columns of a reference whose genes a query has too, ascending, (n_shared,) int.
+
+    Parameters
+    ----------
+    ref, present
+        Gene names of the reference and of the query, each unique.
+
+    Raises
+    ------
+    InputError
+        Fewer than 10 genes, or than all of a reference with fewer, are shared; the message says why. Fewer than
+        100, and than half of the reference, are a warning.
+    """
+    there = {str(name) for name in present}
+    columns = np.flatnonzero([str(name) in there for name in ref])
+    if len(columns) < min(FEWEST_SHARED, len(ref)):
+        names = [str(name) for name in ref]
+        raise InputError(_no_overlap(names, [str(p) for p in present], len(columns), "the object", "reference"))
+    if len(columns) < min(FEW_SHARED, len(ref) / 2):
+        warn(f"Only {len(columns)} of the {len(ref)} genes of the reference are in the object; expect little of them.")
+    return columns
+
+
+def _no_overlap(wanted: list[str], present: list[str], n_shared: int, what: str, who: str = "model") -> str:
     msg = (
-        f"The model knows {len(wanted)} genes by {kind_of_names(wanted)} ({listed(wanted, 3)}); "
+        f"The {who} knows {len(wanted)} genes by {kind_of_names(wanted)} ({listed(wanted, 3)}); "
         f"{what} has {len(present)} by {kind_of_names(present)} ({listed(present, 3)}), and {n_shared} are the same. "
     )
     renamed = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import scipy.sparse as sp
 
 COVARIANCE_UP_TO = 4000  # genes: above, the covariance would cost more than a few passes over the data
 
@@ -13,30 +14,47 @@ class PCA:
     """Principal components from blocks of dense rows, in memory linear in the number of genes or cells.
 
     Up to 4,000 genes the covariance is summed in one pass and decomposed exactly; above, a seeded
-    subspace iteration makes eight passes.
+    subspace iteration makes eight passes. Without centring this is a truncated singular value decomposition,
+    as in latent semantic indexing; the iteration then makes seven.
 
     Parameters
     ----------
     n_components
-        Number of components; reduced to min(n_obs, n_vars) − 1 where that is smaller.
+        Number of components; reduced to min(n_obs, n_vars) − 1 where that is smaller, or to
+        min(n_obs, n_vars) without centring.
+    center
+        Whether the mean of each variable is taken off.
     random_state
         Seed of the subspace iteration.
 
     Attributes
     ----------
     mean_
-        Mean of each variable, (n_vars,) float32.
+        Mean of each variable, (n_vars,) float32; 0 without centring.
     components_
         Orthonormal loadings, (n_components, n_vars) float32; the largest entry of each is positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance.pp import PCA, project
+    >>> x = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+    >>> svd = PCA(2, center=False).fit(lambda: iter([x[:20], x[20:]]), x.shape)
+    >>> project(iter([x]), svd.mean_, svd.components_).shape
+    (30, 2)
     """
 
-    def __init__(self, n_components: int = 50, *, random_state: int = 0):
-        self.n_components, self.random_state = n_components, random_state
+    def __init__(self, n_components: int = 50, *, center: bool = True, random_state: int = 0):
+        self.n_components, self.center, self.random_state = n_components, center, random_state
 
     def fit(self, dense_blocks: Callable[[], Iterator[np.ndarray]], shape: tuple[int, int]) -> PCA:
-        """Fit to the blocks that `dense_blocks()` yields anew at each pass; `shape` is that of the whole."""
+        """Fit to the blocks that `dense_blocks()` yields anew at each pass; `shape` is that of the whole.
+
+        Without centring the blocks may be CSR, which is faster where most values are 0.
+        """
         n_obs, n_vars = shape
-        n_components = max(1, min(self.n_components, min(n_obs, n_vars) - 1))
+        rank = min(n_obs, n_vars) - self.center  # the mean takes one direction
+        n_components = max(1, min(self.n_components, rank))
         find = self._by_covariance if n_vars <= COVARIANCE_UP_TO else self._by_iteration
         vectors = find(dense_blocks, n_obs, n_vars, n_components)
         sign = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(n_components)])
@@ -48,9 +66,11 @@ class PCA:
 
         total, square = np.zeros(n_vars), np.zeros((n_vars, n_vars))
         for block in dense_blocks():
+            if sp.issparse(block):
+                block = block.toarray()
             total += block.sum(axis=0, dtype=np.float64)
             square += block.T @ block  # float32 within a block, float64 across blocks
-        mean = total / n_obs
+        mean = total / n_obs if self.center else np.zeros(n_vars)
         self.mean_ = mean.astype(np.float32)
         square -= np.outer(total, mean)
         # symmetric, so the transpose is the same matrix in the order that LAPACK overwrites without a copy
@@ -59,7 +79,8 @@ class PCA:
 
     def _by_iteration(self, dense_blocks: Callable, n_obs: int, n_vars: int, k: int) -> np.ndarray:
         rng = np.random.default_rng(self.random_state)
-        self.mean_ = (sum(b.sum(axis=0, dtype=np.float64) for b in dense_blocks()) / n_obs).astype(np.float32)
+        total = sum(b.sum(axis=0, dtype=np.float64) for b in dense_blocks()) if self.center else np.zeros(n_vars)
+        self.mean_ = (total / n_obs).astype(np.float32)
         width = min(k + 20, n_vars)
         basis = np.linalg.qr(rng.standard_normal((n_vars, width)))[0].astype(np.float32)
         for _ in range(6):

@@ -22,6 +22,8 @@ from ._rows import Rows, Transformed, blocks, canonical
 
 State = dict[str, Any]
 
+TFIDF_SUM = 1e4  # what the weights of a cell add up to before the logarithm
+
 
 @dataclass
 class _Block:
@@ -127,6 +129,55 @@ class row_share:
         return block.with_data(block.x.data * np.repeat(factor, np.diff(block.x.indptr)))
 
 
+@_step(skip_on_log=True, whole_row=True)
+class tfidf:
+    """Term frequency times inverse document frequency, as log1p(1e4 · x_ij idf_j / Σ_j x_ij idf_j).
+
+    idf_j = n / Σ_i x_ij over the n training cells, 0 for a feature without a count in them. A cell is divided by
+    the sum of its weights, so its depth cancels.
+    """
+
+    @staticmethod
+    def fit(stream: Stream) -> State:
+        n, total = 0, 0.0
+        for block in stream():
+            n += block.x.shape[0]
+            total = total + np.asarray(block.x.sum(axis=0, dtype=np.float64)).ravel()
+        return {"idf": np.divide(n, total, out=np.zeros_like(total), where=total > 0)}
+
+    @staticmethod
+    def apply(block: _Block, state: State) -> _Block:
+        weights = block.x.data * state["idf"][block.x.indices]
+        cell = _cell_of_entry(block.x)
+        total = np.bincount(cell, weights, minlength=block.x.shape[0])
+        factor = TFIDF_SUM / np.where(total > 0, total, 1)
+        return block.with_data(np.log1p(weights * factor[cell]))
+
+
+@_step(skip_on_log=True, whole_row=True)
+class clr:
+    """Centred log ratio of proteins within a cell, in the form that keeps zeros.
+
+    log1p(x_ij / exp(Σ_j log1p(x_ij) / n_features)): each count over the geometric mean of count + 1 in its cell.
+    """
+
+    @staticmethod
+    def fit(stream: Stream) -> State:
+        return {}
+
+    @staticmethod
+    def apply(block: _Block, state: State) -> _Block:
+        n_obs, n_features = block.x.shape
+        x, cell = block.x.data.astype(np.float64), _cell_of_entry(block.x)
+        mean_log = np.bincount(cell, np.log1p(x), minlength=n_obs) / n_features
+        return block.with_data(np.log1p(x / np.exp(mean_log)[cell]))
+
+
+def _cell_of_entry(x: sp.csr_matrix) -> np.ndarray:
+    """Row of each stored value, (nnz,) int."""
+    return np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+
+
 @_step(chooses=True)
 class select_genes:
     """Keep the `n_top` genes that vary most (None: all).
@@ -169,7 +220,7 @@ def _deviance(stream: Stream) -> np.ndarray:
     out = np.zeros(len(share))
     for block in stream():
         x = block.counts
-        cell = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+        cell = _cell_of_entry(x)
         expected = block.depth[cell] * share[x.indices]
         # zeros add x − expected only, which cancels over the cells
         out += np.bincount(x.indices, weights=x.data * np.log(x.data / expected), minlength=len(out))

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.sparse as sp
 
-BLOCK = 4096  # rows read at once: 4096 × 20,000 genes at 10 % density are 65 MB
+ENTRIES = 2**22  # read at once, zeros counted: at 20 % density and the 20 bytes that a count costs on its way, 17 MB
+FEWEST, MOST = 256, 4096  # rows read at once
 
 
 class Rows(Protocol):
@@ -51,11 +52,22 @@ def is_on_disk(matrix: Any) -> bool:
     return not (sp.issparse(matrix) or isinstance(matrix, np.ndarray))
 
 
-def blocks(x: Rows, size: int = BLOCK) -> Iterator[tuple[slice, sp.csr_matrix]]:
-    """Go through the rows of `x` in order: pairs of the row slice and its CSR."""
+def blocks(x: Rows, size: int | None = None) -> Iterator[tuple[slice, sp.csr_matrix]]:
+    """Go through the rows of `x` in order: pairs of the row slice and its CSR; None: as many as memory stays small."""
+    if size is None:
+        size = min(max(FEWEST, ENTRIES // _width(x)), MOST)
     for start in range(0, x.shape[0], size):
         here = slice(start, min(start + size, x.shape[0]))
         yield here, x[here]
+
+
+def _width(x: Any) -> int:
+    """Columns that have to be read for a row of `x`, also where a transformation then keeps a few of them."""
+    widths = [x.shape[1]]
+    while isinstance(x, Transformed):
+        x = x.base
+        widths.append(x.shape[1])
+    return max(widths)
 
 
 class OnDisk:

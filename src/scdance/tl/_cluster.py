@@ -3,8 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scdance._core.io import check_slots, copied, read, write
-from scdance._core.run import make, record, solve
+from scdance._core.call import call
 from scdance._core.task import CLUSTER
 from scdance._docs import documented
 
@@ -72,33 +71,21 @@ def cluster(
     >>> import scanpy as sc
     >>> sc.pp.neighbors(adata, use_rep="X_kmeans", transformer="sklearn")
     """
-    model = make(
-        "cluster",
+    return call(
+        CLUSTER,
+        adata,
         method,
         {"n_clusters": n_clusters, **params},
-        preset=preset,
-        random_state=random_state,
-        device=device,
-    )
-    key = check_slots(adata, CLUSTER, key_added, model)
-    cells = read(
-        adata,
-        model,
         layer=layer,
         use_rep=use_rep,
         batch_key=batch_key,
         neighbors_key=neighbors_key,
+        key_added=key_added,
+        preset=preset,
         recipe=recipe,
+        random_state=random_state,
+        device=device,
+        progress=progress,
+        checkpoint=checkpoint,
+        copy=copy,
     )
-    result, seconds = solve(model, cells=cells, progress=progress, checkpoint=checkpoint)
-    adata = copied(adata) if copy else adata
-    write(
-        adata,
-        CLUSTER,
-        key,
-        cells,
-        result,
-        model.categories_,
-        record(model, preset=preset, seconds=seconds, cells=cells),
-    )
-    return adata if copy else None

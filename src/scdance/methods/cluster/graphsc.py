@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, dropout
 
 from scdance._core.cells import Cells
-from scdance.graph import bipartite, fuzzy, kmeans, knn, leiden
+from scdance.graph import bipartite, by_size, fuzzy, kmeans, knn, leiden
 from scdance.pp import Recipe, blocks
 from scdance.train import Batches, TorchMethod, Train
 
 OUTPUT_DROPOUT = 0.1  # of the embedding, in training
 PAIR_NEIGHBORS = 15  # of a cell in the objective "knn"
+LANDMARKS = 10_000  # cells, drawn at random, that Leiden sees when there are more
 CHANCE = (1e-6, 0.98)  # bounds of the probability that a cell and a gene are linked at random
 EXTRA, PASSES = 10, 10  # directions and passes of the subspace iteration beyond what is wanted
 PAPER = {"objective": "identity", "epochs": 100, "lr": 1e-5}
@@ -67,7 +68,8 @@ class GraphSC(TorchMethod):
     edge_norm
         Scale the weights of the edges into each cell to an average of 1.
     n_neighbors
-        Neighbourhood for Leiden, the cell itself counted; at most a tenth of the cells.
+        Neighbourhood for Leiden, the cell itself counted; at most a tenth of the cells. Of more than 10,000 cells,
+        Leiden sees as many drawn at random, and each other cell joins the nearest of them.
     resolution
         Resolution of Leiden; higher gives more clusters.
     n_init
@@ -203,15 +205,20 @@ class GraphSC(TorchMethod):
             _, self.centers_ = kmeans(z, self.n_clusters, n_init=self.n_init, random_state=self.random_state)
             self.prototypes_, self.prototype_labels_ = self.centers_, np.arange(self.n_clusters, dtype=np.int32)
             return
-        n_neighbors = max(2, min(self.n_neighbors, len(z) // 10))
-        graph = fuzzy(knn(z, n_neighbors - 1, random_state=self.random_state))
-        labels = leiden(graph, resolution=self.resolution, random_state=self.random_state)
-        self.centers_ = np.stack([z[labels == c].mean(axis=0) for c in range(labels.max() + 1)])
-        self.prototypes_, self.prototype_labels_ = z, labels
-        self.notes_ = {"n_clusters": len(self.centers_), "n_neighbors": n_neighbors}
+        points = z
+        if len(z) > LANDMARKS:
+            points = z[np.sort(self.rng("landmarks").choice(len(z), LANDMARKS, replace=False))]
+        n_neighbors = max(2, min(self.n_neighbors, len(points) // 10))
+        graph = fuzzy(knn(points, n_neighbors - 1, random_state=self.random_state))
+        found = leiden(graph, resolution=self.resolution, random_state=self.random_state)
+        self.prototypes_, self.prototype_labels_ = points, found
+        labels, order = by_size(self._assign(z))
+        self.prototype_labels_ = np.argsort(order).astype(np.int32)[found]
+        self.centers_ = np.stack([z[labels == c].mean(axis=0) for c in range(len(order))])
+        self.notes_ = {"n_clusters": len(order), "n_neighbors": n_neighbors, "n_landmarks": len(points)}
 
     def _assign(self, z: np.ndarray) -> np.ndarray:
-        """Cluster of the nearest prototype: a centre of k-means, or a training cell of a Leiden community."""
+        """Cluster of the nearest prototype: a centre of k-means, or a cell that Leiden has seen."""
         from sklearn.neighbors import NearestNeighbors
 
         if np.array_equal(z, self.prototypes_):

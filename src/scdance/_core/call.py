@@ -1,0 +1,45 @@
+"""The way of a call, from the user's object to its slots: every tool is this with its own words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .method import Method
+from .objects import copied, opened
+from .read import read_roles
+from .run import make, record, solve
+from .task import Task
+from .write import check_slots, write
+
+
+def call(
+    task: Task,
+    data: Any,
+    method: str | Path | Method | type[Method],
+    params: dict[str, Any],
+    *,
+    key_added: str | None,
+    preset: str | None,
+    random_state: Any,
+    device: str,
+    progress: bool | None,
+    checkpoint: str | Path | None,
+    copy: bool,
+    table_key: str | None = None,
+    **reading: Any,
+) -> Any:
+    """Make the method, read what it needs, fit and predict, write; `reading` is what :func:`read_roles` takes.
+
+    Everything is checked before anything is computed, and computed before anything is written.
+    """
+    model = make(task.name, method, params, preset=preset, random_state=random_state, device=device)
+    table = opened(data, task, table_key)
+    key = check_slots(table, task, key_added, model)
+    roles = read_roles(task, model, data, table, **reading)
+    result, seconds = solve(model, progress=progress, checkpoint=checkpoint, **roles)
+    if copy:
+        data, table = copied(data, table)
+    told = record(model, preset=preset, seconds=seconds, **roles)
+    write(table, task, key, roles[task.roles[-1]], result, model.categories_, told)
+    return data if copy else None

@@ -1,0 +1,394 @@
+"""From the user's object to Cells: what a method needs and uses is read, checked and preprocessed on a private copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scdance import _checks
+from scdance._checks import InputError, MissingKeyError, listed, warn
+from scdance._settings import logger
+from scdance.pp import FittedRecipe, OnDisk, Recipe, Rows, Transformed, canonical, is_on_disk, shared_genes
+
+from .cells import Cells, Pair
+from .method import Method
+from .objects import check_kind, check_shape, kind_of_modality, places, two_modalities
+from .scan import scan
+from .task import Task
+
+FEW_CELLS = 2  # of a type: a single one is no mean
+
+
+def read_roles(
+    task: Task,
+    model: Method,
+    data: Any,
+    table: Any,
+    *,
+    ref: Any = None,
+    labels_key: str | None = None,
+    ref_layer: str | None = None,
+    source: str | None = None,
+    target: str | None = None,
+    layer: Any = None,
+    spatial_key: str = "spatial",
+    coordinate_system: str = "global",
+    recipe: str | None = "default",
+    **given: Any,
+) -> dict[str, Any]:
+    """Read what `model` needs and uses, by the roles of its task: Cells, and a Pair for the role "pair".
+
+    `table` is the AnnData or MuData in the user's object `data`; `given` are further arguments of :func:`read`.
+    """
+    _checks.one_of(recipe, ("default", None), "recipe")
+    if "pair" in task.roles:
+        return {"pair": _pair(table, model, source, target, layer, recipe)}
+    out: dict[str, Any] = {}
+    if "ref" in task.roles:
+        _refuse_second_reference(model, ref, labels_key)
+        if not model.is_fitted:
+            out["ref"] = reference(ref, model, labels_key, ref_layer, recipe, shared_with=table.var_names)
+    coords = None
+    if "coords" in (*model.needs, *model.uses):
+        coords = places(data, table, spatial_key=spatial_key, coordinate_system=coordinate_system)
+        if coords is None and "coords" in model.needs:
+            msg = (
+                f"{type(model).__name__} needs the coordinates of the spots, but there is no `obsm[{spatial_key!r}]`; "
+                f"obsm has {listed(table.obsm)}. Pass the key that holds them as `spatial_key=`."
+            )
+            raise MissingKeyError(msg)
+    prep = out["ref"].prep if "ref" in out else None
+    out["cells"] = read(table, model, prep=prep, coords=coords, layer=layer, recipe=recipe, **given)
+    return out
+
+
+def read(
+    adata: Any,
+    model: Method,
+    *,
+    prep: FittedRecipe | None = None,
+    coords: np.ndarray | None = None,
+    layer: str | None = None,
+    use_rep: str | None = None,
+    batch_key: str | None = None,
+    neighbors_key: str | None = None,
+    recipe: str | None = "default",
+) -> Cells:
+    """Read from an AnnData what `model` needs and uses, check it, and preprocess a private copy.
+
+    A fitted model gets the cells with the genes and the numbers that its recipe learnt in training; with `prep`,
+    a model gets them with those that the recipe learnt from a reference.
+    """
+    check_kind(adata, ("AnnData",))
+    check_shape(adata)
+    _checks.one_of(recipe, ("default", None), "recipe")
+    _refuse_unused(model, use_rep=use_rep, batch_key=batch_key, neighbors_key=neighbors_key)
+    if model.is_fitted:
+        _refuse_other_input(model, use_rep, recipe)
+        prep = model.preps_["cells"]
+    given: dict[str, Any] = {"n_obs_in": adata.n_obs, "n_vars_in": adata.n_vars, "coords": coords}
+    if batch_key is not None:
+        given["batch"], given["batch_names"] = _batch(adata, batch_key, model)
+    if neighbors_key is not None:
+        given["graph"] = _graph(adata, neighbors_key)
+    if use_rep is not None:
+        given["rep"] = _representation(adata, use_rep, model)
+    if use_rep is None and neighbors_key is None:
+        return _from_matrix(adata, model, model.recipe, prep, layer, recipe, given)
+    # The values stand for the expression: the matrix is not read at all.
+    _check_n_clusters(model, adata.n_obs)
+    where = f"obsm[{use_rep!r}]" if use_rep else f"obsp of {neighbors_key!r}"
+    return Cells(
+        prep=prep or FittedRecipe(np.array([], dtype=str)),
+        rows=np.arange(adata.n_obs),
+        obs_names=np.asarray(adata.obs_names, dtype=str),
+        var_names=np.array([], dtype=str),
+        extra={"input": {"layer": where, "kind": "given"}},
+        **given,
+    )
+
+
+def reference(
+    ref: Any,
+    model: Method,
+    labels_key: str | None,
+    layer: str | None,
+    recipe: str | None,
+    *,
+    shared_with: Sequence[str] | None = None,
+) -> Cells:
+    """The cells of a reference with their labels, or a table of profiles with one row per type.
+
+    Only genes that are also in `shared_with` are read; None: all.
+    """
+    import anndata as ad
+    import pandas as pd
+
+    if ref is None:
+        msg = (
+            f"{type(model).__name__} learns from a reference: pass annotated cells as `ref=` and the column of "
+            "`ref.obs` with their types as `labels_key=`."
+        )
+        raise InputError(msg)
+    if isinstance(ref, pd.DataFrame):
+        ref = ad.AnnData(ref)
+    check_kind(ref, ("AnnData",))
+    check_shape(ref, "The reference")
+    _checks.unique_names(ref.var_names, "ref.var")
+    genes = None if shared_with is None else shared_genes(ref.var_names, shared_with)
+    given: dict[str, Any] = {"n_obs_in": ref.n_obs, "n_vars_in": ref.n_vars}
+    if labels_key is None:
+        if "ref.labels" in model.needs:
+            msg = (
+                f"{type(model).__name__} needs cells with labels: pass the column of `ref.obs` with the cell types as "
+                f"`labels_key=`. `ref.obs` has {listed(ref.obs.columns)}."
+            )
+            raise InputError(msg)
+        _checks.unique_names(ref.obs_names, "ref.obs")
+        given["labels"] = np.arange(ref.n_obs, dtype=np.int32)
+        given["categories"] = [str(name) for name in ref.obs_names]
+        return _from_matrix(ref, model, model.recipe, None, layer, recipe, given, genes=genes, role="ref")
+    codes, categories = _labels(ref, labels_key)
+    given["labels"], given["categories"] = codes, categories
+    return _from_matrix(ref, model, model.recipe, None, layer, recipe, given, genes=genes, role="ref", only=codes >= 0)
+
+
+def _labels(ref: Any, key: str) -> tuple[np.ndarray, list[str]]:
+    """Codes of the labels, −1 where there is none, and their names in order."""
+    import pandas as pd
+
+    values = _checks.column(ref.obs, key, where="ref.obs", what="the column with the cell types", argument="labels_key")
+    found = pd.Categorical(values)
+    found = found.remove_unused_categories().remove_categories([c for c in found.categories if c == ""])
+    codes = found.codes.astype(np.int32)
+    if len(found.categories) < 2:
+        there = listed(found.categories)
+        msg = f"`ref.obs[{key!r}]` holds {len(found.categories)} type ({there}); at least 2 are needed."
+        raise InputError(msg)
+    if (codes < 0).any():
+        warn(f"{int((codes < 0).sum())} of {ref.n_obs} cells of the reference have no label and are left out.")
+    sizes = np.bincount(codes[codes >= 0], minlength=len(found.categories))
+    rare = [str(name) for name, size in zip(found.categories, sizes, strict=True) if size < FEW_CELLS]
+    if rare:
+        warn(f"{len(rare)} types of the reference have fewer than {FEW_CELLS} cells: {listed(rare)}.")
+    return codes, [str(name) for name in found.categories]
+
+
+def _pair(mdata: Any, model: Method, source: str | None, target: str | None, layer: Any, recipe: str | None) -> Pair:
+    """Both modalities of a MuData, and which cells they share."""
+    names = two_modalities(mdata, source, target)
+    layers = layer if isinstance(layer, dict) else dict.fromkeys(names, layer)
+    for each in layers:
+        _checks.one_of(each, names, "Modality in `layer`")
+    read_in = {}
+    for role, name in zip(("source", "target"), names, strict=True):
+        adata = mdata.mod[name]
+        kind = kind_of_modality(name)
+        steps = model.recipe[kind] if isinstance(model.recipe, dict) else model.recipe
+        prep = model.preps_[role] if model.is_fitted else None
+        given = {"n_obs_in": adata.n_obs, "n_vars_in": adata.n_vars, "modality": kind}
+        read_in[role] = _from_matrix(adata, model, steps, prep, layers.get(name), recipe, given, name=name)
+        read_in[role].extra["input"]["modality"] = name
+    pair = Pair.of(read_in["source"], read_in["target"], np.asarray(mdata.obs_names, dtype=str))
+    if len(pair.both) == 0 and not model.is_fitted:
+        msg = (
+            f"No cell is in both modalities: {listed(read_in['source'].obs_names, 3)} in {names[0]!r}, "
+            f"{listed(read_in['target'].obs_names, 3)} in {names[1]!r}. A cell needs the same name in both."
+        )
+        raise InputError(msg)
+    return pair
+
+
+def _from_matrix(
+    adata: Any,
+    model: Method,
+    steps: Recipe,
+    prep: FittedRecipe | None,
+    layer: str | None,
+    recipe: str | None,
+    given: dict[str, Any],
+    *,
+    genes: np.ndarray | None = None,
+    only: np.ndarray | None = None,
+    role: str = "cells",
+    name: str = "",
+) -> Cells:
+    """Cells with expression: checked, without the empty ones, after the recipe.
+
+    `prep` is applied if given, else `steps` are fitted to the columns `genes` of the rows `only`.
+    """
+    owner = {"ref": "ref.", "cells": ""}[role] if not name else f"mdata[{name!r}]."
+    _checks.unique_names(adata.var_names, f"{owner}var")
+    matrix, where = _matrix(adata, layer, owner, "ref_layer" if role == "ref" else "layer")
+    counts: Rows = OnDisk(matrix) if is_on_disk(matrix) else canonical(matrix)
+    profiles = role == "ref" and only is None  # one row per type: means, not counts
+    kind, depth = scan(counts, adata, where, model, profiles=profiles)
+    rows = np.flatnonzero(depth > 0 if only is None else (depth > 0) & only)
+    if len(rows) == 0:
+        msg = f"All {adata.n_obs} cells of `{where}` are empty; pass the layer that holds the counts as `layer=`."
+        raise InputError(msg)
+    n_empty = int((depth == 0).sum())
+    if n_empty:
+        table = (owner or "adata.").removesuffix(".")
+        warn(
+            f"{n_empty} of {adata.n_obs} cells have no counts in `{where}`; they take no part and get "
+            f"no label. To remove them: `sc.pp.filter_cells({table}, min_counts=1)`."
+        )
+    _check_n_clusters(model, len(rows))
+    if prep is None:
+        steps = steps if recipe == "default" else Recipe()
+        kept = _subset(counts, rows, genes)
+        names = adata.var_names if genes is None else adata.var_names[genes]
+        prep = steps.fit(kept, depth[rows], names, log_input=kind == "log-normalised")
+        if len(prep.var_names) == 0:
+            msg = f"The recipe ({steps}) keeps none of the {len(names)} genes of `{where}`."
+            raise InputError(msg)
+    else:
+        _refuse_other_kind(model, prep, where, kind)
+    columns = prep.find(adata.var_names)
+    missing = int((columns < 0).sum())
+    if missing:
+        fate = "they are left out" if model.skips_missing else "they count as 0"
+        warn(f"{missing} of the {len(columns)} genes of the model are not in the object; {fate}.")
+    x, raw = prep.apply(counts, rows, depth, columns)
+    logger.info("%s: %d cells × %d genes of `%s` (%s)", model.name, len(rows), len(columns), where, kind)
+    for part in ("batch", "labels", "coords"):
+        if given.get(part) is not None:
+            given[part] = given[part][rows]
+    return Cells(
+        prep=prep,
+        rows=rows,
+        obs_names=np.asarray(adata.obs_names, dtype=str)[rows],
+        var_names=prep.var_names,
+        x=x,
+        counts=raw if "counts" in (*model.needs, *model.uses) else None,
+        depth=depth[rows],
+        present=columns >= 0 if missing else None,
+        extra={"input": {"layer": where, "kind": "profiles" if profiles else kind}},
+        **given,
+    )
+
+
+def _subset(counts: Rows, rows: np.ndarray, columns: np.ndarray | None) -> Rows:
+    if columns is None and len(rows) == counts.shape[0]:
+        return counts
+    if columns is None:
+        columns = np.arange(counts.shape[1])
+        return counts[rows] if sp.issparse(counts) else Transformed(counts, rows, lambda b, _: b, len(columns))
+    return Transformed(counts, rows, lambda block, _: canonical(block[:, columns]), len(columns))
+
+
+def _check_n_clusters(model: Method, n_obs: int) -> None:
+    """Refuse a number of clusters that so few cells cannot have; a fitted model has its clusters already."""
+    if not model.is_fitted:
+        _checks.n_clusters(getattr(model, "n_clusters", None), n_obs)
+
+
+def _refuse_other_input(model: Method, use_rep: str | None, recipe: str | None) -> None:
+    """Refuse, for a fitted model, an input of another kind than it was fitted on, and another recipe."""
+    name = type(model).__name__
+    if recipe != "default":
+        msg = (
+            f"The {name} is fitted already and keeps its recipe, so `recipe=` cannot be set in this call; leave it out."
+        )
+        raise InputError(msg)
+    n_dims = getattr(model, "n_dims_", None)
+    if use_rep is None and n_dims is not None:
+        msg = f"The {name} was fitted on a representation of {n_dims} dimensions; pass its key in obsm as `use_rep=`."
+        raise InputError(msg)
+    if use_rep is not None and n_dims is None:
+        msg = f"The {name} was fitted on expression, not on a representation; leave out `use_rep={use_rep!r}`."
+        raise InputError(msg)
+
+
+def _refuse_second_reference(model: Method, ref: Any, labels_key: str | None) -> None:
+    """Refuse a reference for a model that has learnt from one."""
+    typed = [name for name, value in (("ref", ref), ("labels_key", labels_key)) if value is not None]
+    if model.is_fitted and typed:
+        name = type(model).__name__
+        msg = f"The {name} is fitted already, so {listed(typed)} cannot be set in this call; leave it out."
+        raise _checks.UnknownParameterError(msg)
+
+
+def _refuse_other_kind(model: Method, prep: FittedRecipe, where: str, kind: str) -> None:
+    """Refuse counts where the recipe learnt from log-normalised values, and the other way round."""
+    logged = kind == "log-normalised"
+    if prep.log_input != logged:
+        here, then = ("log-normalised", "counts") if logged else ("count", "log-normalised values")
+        msg = (
+            f"The {type(model).__name__} was fitted on {then}, but `{where}` holds {here} values. "
+            f"Pass the layer with {then} as `layer=`."
+        )
+        raise InputError(msg)
+
+
+def _refuse_unused(model: Method, **given: Any) -> None:
+    """Refuse an input that the method would silently ignore."""
+    kinds = {"use_rep": "rep", "batch_key": "batch", "neighbors_key": "graph"}
+    for argument, value in given.items():
+        if value is not None and kinds[argument] not in (*model.needs, *model.uses):
+            msg = (
+                f"{type(model).__name__} takes no `{argument}=`; it reads {listed((*model.needs, *model.uses))}. "
+                "Leave it out."
+            )
+            raise InputError(msg)
+    if "batch" in model.needs and given["batch_key"] is None:
+        msg = f"{type(model).__name__} needs the batch of each cell: pass a column of `adata.obs` as `batch_key=`."
+        raise InputError(msg)
+
+
+def _matrix(adata: Any, layer: str | None, owner: str, argument: str) -> tuple[Any, str]:
+    """The matrix to read and its name: `layer`, else layers["counts"], else X."""
+    if layer is not None:
+        where = f"{owner or 'adata.'}layers"
+        _checks.column(adata.layers, layer, where=where, what="the layer with the counts", argument=argument)
+        return adata.layers[layer], f"{owner}layers[{layer!r}]"
+    if "counts" in adata.layers:
+        return adata.layers["counts"], f"{owner}layers['counts']"
+    if adata.X is None:
+        msg = (
+            f"The object has no {owner}X, and layers hold {listed(adata.layers)}; pass the one with the counts as "
+            f"`{argument}=`."
+        )
+        raise MissingKeyError(msg)
+    return adata.X, f"{owner}X"
+
+
+def _batch(adata: Any, key: str, model: Method) -> tuple[np.ndarray, list[str]]:
+    """Batch codes and names, in the order of training where the model is fitted; −1 for an unseen one."""
+    import pandas as pd
+
+    values = _checks.column(adata.obs, key, where="adata.obs", what="the column with the batches", argument="batch_key")
+    if pd.isna(values).any():
+        msg = f"`adata.obs[{key!r}]` has {int(pd.isna(values).sum())} missing values; every cell needs a batch."
+        raise InputError(msg)
+    names = list(getattr(model, "batches_", sorted(values.astype(str).unique())))
+    return pd.Categorical(values.astype(str), categories=names).codes.astype(np.int32), names
+
+
+def _representation(adata: Any, key: str, model: Method) -> np.ndarray:
+    values = _checks.column(adata.obsm, key, where="adata.obsm", what="the representation", argument="use_rep")
+    values = np.asarray(values, dtype=np.float32)
+    n_dims = getattr(model, "n_dims_", values.shape[-1])
+    if values.ndim != 2 or values.shape[1] != n_dims:
+        msg = f"`adata.obsm[{key!r}]` has shape {values.shape}, but ({adata.n_obs}, {n_dims}) is expected."
+        raise InputError(msg)
+    if not np.isfinite(values).all():
+        msg = f"`adata.obsm[{key!r}]` has {int((~np.isfinite(values)).sum())} values that are NaN or infinite."
+        raise InputError(msg)
+    return values
+
+
+def _graph(adata: Any, key: str) -> sp.csr_matrix:
+    found = _checks.column(
+        adata.uns,
+        key,
+        where="adata.uns",
+        what="the neighbours that sc.pp.neighbors wrote",
+        argument="neighbors_key",
+    )
+    name = found.get("connectivities_key", "connectivities") if hasattr(found, "get") else "connectivities"
+    return canonical(_checks.column(adata.obsp, name, where="adata.obsp", what="the graph", argument="neighbors_key"))

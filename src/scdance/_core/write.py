@@ -1,0 +1,178 @@
+"""Put a result back: slots, run records, names that files can hold; and the object as it was if anything fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from scdance._checks import InputError, listed, warn
+
+from .cells import Cells, Pair
+from .method import Method
+from .task import FRAMES, Slot, Task
+
+ROOT = "scdance"  # key of `uns` that holds the run records
+UNWRITABLE = ("", ".", "..", "_index")  # names that HDF5, zarr or anndata keep for themselves
+
+
+def check_key(key: Any) -> str:
+    """Refuse a `key_added` that could not be written to a file."""
+    if not isinstance(key, str) or key != safe_name(key):
+        msg = (
+            f"key_added must be a name that HDF5 and zarr can hold, so without '/' and none of "
+            f"{listed(map(repr, UNWRITABLE))}, but is {key!r}. Pass another, such as `key_added='my_result'`."
+        )
+        raise InputError(msg)
+    return key
+
+
+def slots_of(task: Task, key: str) -> dict[str, tuple[str, str]]:
+    """Attribute and name of each part of a result."""
+    return {part: (slot.where, slot.name.format(key=key)) for part, slot in task.gives.items()}
+
+
+def record_of(adata: Any, task: Task, key: str) -> dict[str, Any]:
+    """The run record of a task and key, empty if there is none."""
+    found: Any = adata.uns
+    for step in (ROOT, task.name, key):
+        found = found.get(step, {}) if hasattr(found, "get") else {}
+    return found if hasattr(found, "get") else {}
+
+
+def _claimed(adata: Any, task: Task, key: str) -> list[tuple[str, str]]:
+    """Attribute and name of the slots that the last run of this task and key wrote."""
+    slots = (str(slot).split("/", 1) for slot in record_of(adata, task, key).get("slots", []))
+    return [(where, name) for where, name in slots]
+
+
+def check_slots(adata: Any, task: Task, key_added: str | None, model: Method) -> str:
+    """Return the key of the results; stop if a slot of it is taken by something that is not this task's own."""
+    key = check_key(model.name if key_added is None else key_added)
+    if adata.is_view and not hasattr(adata, "_init_as_actual"):
+        msg = "A view of a MuData takes no results. Copy it first: `mdata = mdata.copy()`."
+        raise InputError(msg)
+    if adata.is_view and adata.isbacked:
+        msg = "A view of a backed AnnData takes no results. Load it first: `adata = adata.to_memory()`."
+        raise InputError(msg)
+    own = _claimed(adata, task, key)
+    for where, name in slots_of(task, key).values():
+        if where == "obs" and name == adata.obs.index.name:
+            msg = (
+                f"The index of `adata.obs` is called {name!r}, as a column would be. Pass another name as `key_added=`."
+            )
+            raise InputError(msg)
+        if name in getattr(adata, where) and (where, name) not in own:
+            msg = (
+                f"`adata.{where}[{name!r}]` exists and was not written by scdance's {task.name!r}, so it is left "
+                f"alone. Pass another name: `key_added={f'{key}_{task.name}'!r}`."
+            )
+            raise InputError(msg)
+    return key
+
+
+def write(
+    adata: Any,
+    task: Task,
+    key: str,
+    cells: Cells | Pair,
+    result: dict[str, Any],
+    names: list[str],
+    record: dict[str, Any],
+) -> None:
+    """Put a result into its slots and its record into `uns`; on any error the object is as it was."""
+    columns = safe_names(names) if any(task.gives[part].kind in FRAMES for part in result) else []
+    values = {
+        slots_of(task, key)[part]: _stored(task.gives[part], value, names, columns, cells, adata.obs_names)
+        for part, value in result.items()
+    }
+    record = plain({**record, "slots": np.array([f"{where}/{name}" for where, name in values])})
+    if [*names] != [safe_name(name) for name in names]:
+        record["categories"] = np.array([*names])  # the true names of the columns
+    stale = [slot for slot in _claimed(adata, task, key) if slot not in values]
+    if adata.is_view:
+        adata._init_as_actual(adata.copy())  # as scanpy does: a view becomes an object of its own when written to
+    with _restored(adata, [*values, *stale]):
+        for where, name in stale:
+            if name in getattr(adata, where):
+                del getattr(adata, where)[name]
+        for (where, name), value in values.items():
+            getattr(adata, where)[name] = value
+        adata.uns.setdefault(ROOT, {}).setdefault(task.name, {})[key] = record
+
+
+@contextmanager
+def _restored(adata: Any, slots: list[Any]) -> Iterator[None]:
+    """Put slots and records back as they were if anything fails, Ctrl-C included."""
+    before = {(where, name): getattr(adata, where)[name] for where, name in slots if name in getattr(adata, where)}
+    order = list(adata.obs.columns)
+    root = {task: dict(keys) for task, keys in adata.uns[ROOT].items()} if ROOT in adata.uns else None
+    try:
+        yield
+    except BaseException:
+        for where, name in slots:
+            holder = getattr(adata, where)
+            if (where, name) in before:
+                holder[name] = before[where, name]
+            elif name in holder:
+                del holder[name]
+        adata.obs = adata.obs[order]
+        if root is None:
+            adata.uns.pop(ROOT, None)
+        else:
+            adata.uns[ROOT] = root
+        raise
+
+
+def _stored(slot: Slot, value: Any, names: list[str], columns: list[str], cells: Cells | Pair, obs_names: Any) -> Any:
+    """A part of a result as it goes into its slot: all cells of the object, in their order."""
+    import pandas as pd
+
+    n = cells.n_obs_in
+    if slot.kind == "category":
+        codes = np.full(n, -1, dtype=np.int32)
+        codes[cells.rows] = value
+        return pd.Categorical.from_codes(codes, categories=pd.Index(names))
+    value = np.asarray(value, dtype=np.float32)
+    empty = 1 / value.shape[1] if slot.empty == "even" else slot.empty
+    out = np.full((n, *value.shape[1:]), empty, dtype=np.float32)
+    out[cells.rows] = value
+    return pd.DataFrame(out, index=obs_names, columns=columns) if slot.kind in FRAMES else out
+
+
+def safe_name(name: str) -> str:
+    """A name that HDF5 and zarr take: "/" becomes "|", and one that is kept for other ends gets a "|" behind."""
+    name = name.replace("/", "|").replace("\0", "|")
+    return f"{name}|" if name in UNWRITABLE else name
+
+
+def safe_names(names: list[str]) -> list[str]:
+    """Column names that can be written to a file, as many and as distinct, with one warning if they differ."""
+    safe = [safe_name(name) for name in names]
+    for i, name in enumerate(safe):
+        while name in safe[:i]:
+            name += "|"
+        safe[i] = name
+    other = {old: new for old, new in zip(names, safe, strict=True) if old != new}
+    if other:
+        warn(
+            f"HDF5 does not take {len(other)} of the names ({listed(map(repr, other))}); the columns are called "
+            f"{listed(map(repr, other.values()))}. The run record holds the true names as 'categories'."
+        )
+    return safe
+
+
+def plain(value: Any) -> Any:
+    """A value as h5ad and zarr take it: no tuple, no None, no key with "/"."""
+    if isinstance(value, dict):
+        return {str(k).replace("/", "|"): plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        kinds = {type(v) for v in value}
+        if kinds <= {int, float} or kinds == {bool} or kinds == {str}:
+            return np.array(value)
+        return {str(i): plain(v) for i, v in enumerate(value)} if value else np.array([], dtype=float)
+    if isinstance(value, np.generic):
+        return value.item()
+    return value

@@ -1,0 +1,68 @@
+"""A data set as a task sees it: the object without its truth, what goes with it, and the truth apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from scdance._checks import one_of
+from scdance._core.task import TASKS
+
+from ._load import info, load, names
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Problem:
+    """What a method is given, and what it is not.
+
+    Attributes
+    ----------
+    data
+        The object that the tool of the task takes, without labels and without the origin of the data.
+    truth
+        What is known of each row: a Series of labels, or a DataFrame of shares.
+    arguments
+        Further arguments of the tool, such as ``ref`` and ``labels_key``.
+    """
+
+    data: Any
+    truth: pd.Series | pd.DataFrame
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def problem(task: str, name: str) -> Problem:
+    """A data set as the benchmark gives it to a method.
+
+    Parameters
+    ----------
+    task
+        Name of the task, such as ``"cluster"``.
+    name
+        Name of a data set that can score it, see :func:`names`.
+
+    Returns
+    -------
+    The object without its truth, the truth, and what else the tool of the task is called with.
+
+    Raises
+    ------
+    InputError
+        If there is no such task or data set.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> given = sd.datasets.problem("cluster", "pbmc_demo")
+    >>> given.data.obs.shape, given.truth.nunique()
+    ((800, 0), 8)
+    """
+    one_of(name, names(one_of(task, TASKS, "task")), "name")
+    data = load(name)
+    truth = data.obs[info(name)["labels_key"]].copy()
+    for each in (data, *getattr(data, "mod", {}).values()):
+        each.obs = each.obs[[]]
+        each.uns.clear()
+    return Problem(data, truth)
