@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,10 @@ def copied(data: Any, table: Any) -> tuple[Any, Any]:
     A backed AnnData is copied to memory. A SpatialData gets a new table and shares its images, shapes and points.
     """
     kind = kind_of(data)
+    if kind == "MuData":
+        with unpulled():
+            new = data.copy()
+        return new, new
     if kind != "SpatialData":
         new = data.to_memory() if getattr(data, "isbacked", False) else data.copy()
         return new, new
@@ -103,6 +108,21 @@ def copied(data: Any, table: Any) -> tuple[Any, Any]:
         attrs=dict(data.attrs),
     )
     return new, next(tables[name] for name, each in data.tables.items() if each is table)
+
+
+@contextmanager
+def unpulled() -> Iterator[None]:
+    """Copy or slice a MuData so that columns of the modalities stay theirs, as from mudata 0.4 on.
+
+    The context manager of mudata itself logs to the root logger, which gives that a handler.
+    """
+    import mudata
+
+    before = mudata.set_options(pull_on_update=False).opts
+    try:
+        yield
+    finally:
+        mudata.set_options(**before)
 
 
 # ---------------------------------------------------------------------- places
@@ -131,9 +151,8 @@ def places(data: Any, table: Any, *, spatial_key: str, coordinate_system: str) -
 def _checked(values: np.ndarray, where: str) -> np.ndarray:
     """Refuse coordinates that lay nothing out."""
     if not np.isfinite(values).all():
-        msg = (
-            f"The coordinates in {where} are missing or infinite for {int((~np.isfinite(values)).any(1).sum())} spots."
-        )
+        n_bad = int((~np.isfinite(values)).any(axis=1).sum())
+        msg = f"The coordinates in {where} are missing or infinite for {n_bad} of {len(values)} spots."
         raise InputError(msg)
     n = len(np.unique(values, axis=0))
     if n < min(FEWEST_PLACES, len(values)):
@@ -165,7 +184,10 @@ def _centroids(sdata: Any, table: Any, coordinate_system: str) -> np.ndarray | N
                 f"Pass one of them as `coordinate_system=`.{nearest(coordinate_system, systems)}"
             )
             raise MissingKeyError(msg)
-        centroids = get_centroids(elements[region], coordinate_system=coordinate_system).compute()
+        element = elements[region]
+        if hasattr(element, "sort_index"):  # shapes in another order than their index make spatialdata warn
+            element = element.sort_index()
+        centroids = get_centroids(element, coordinate_system=coordinate_system).compute()
         rows = np.flatnonzero(regions == region)
         found = centroids.reindex(instances[rows])
         if found.isna().any(axis=None):

@@ -17,8 +17,9 @@ from scdance.train import Batches, TorchMethod, Train
 
 OUTPUT_DROPOUT = 0.1  # of the embedding, in training
 PAIR_NEIGHBORS = 15  # of a cell in the objective "knn"
-LANDMARKS = 10_000  # cells, drawn at random, that Leiden sees when there are more
+LANDMARKS = 10_000  # cells, drawn at random, among which clusters are sought when there are more
 CHANCE = (1e-6, 0.98)  # bounds of the probability that a cell and a gene are linked at random
+ROWS = 4096  # cells whose distances to the centres are held at once
 EXTRA, PASSES = 10, 10  # directions and passes of the subspace iteration beyond what is wanted
 PAPER = {"objective": "identity", "epochs": 100, "lr": 1e-5}
 
@@ -28,7 +29,8 @@ class GraphSC(TorchMethod):
 
     Each gene gets principal components of its expression as features; a cell sums those of the genes that it
     expresses, weighted by the expression and divided by how common cell and gene are. A small network turns the
-    sum into the embedding, and k-means (or Leiden, where no number is given) finds the clusters in it.
+    sum into the embedding, and k-means (or Leiden, where no number is given) finds the clusters in it. Of more than
+    10,000 cells it looks at as many drawn at random, and each other cell joins what is nearest.
 
     When to use
     -----------
@@ -68,8 +70,7 @@ class GraphSC(TorchMethod):
     edge_norm
         Scale the weights of the edges into each cell to an average of 1.
     n_neighbors
-        Neighbourhood for Leiden, the cell itself counted; at most a tenth of the cells. Of more than 10,000 cells,
-        Leiden sees as many drawn at random, and each other cell joins the nearest of them.
+        Neighbourhood for Leiden, the cell itself counted; at most a tenth of the cells.
     resolution
         Resolution of Leiden; higher gives more clusters.
     n_init
@@ -120,7 +121,7 @@ class GraphSC(TorchMethod):
         self.net_ = self.net().to(self.target)
 
         def look() -> dict[str, Any]:
-            self._partition(self._embed(h))
+            self._partition(h)
             return self.predict(cells=cells)
 
         rng = self.rng("training")
@@ -132,7 +133,7 @@ class GraphSC(TorchMethod):
             look=look,
             rng=rng,
         )
-        self._partition(self._embed(h))
+        self._partition(h)
         return self
 
     def predict(self, *, cells: Cells) -> dict[str, Any]:
@@ -155,8 +156,13 @@ class GraphSC(TorchMethod):
         return out
 
     def _embed(self, h: Tensor) -> np.ndarray:
+        out = np.empty((len(h), self.n_latent), dtype=np.float32)
+        self.net_.eval()
         with torch.no_grad():
-            return self.net_.eval()(h).cpu().numpy()
+            for start in range(0, len(h), ROWS):
+                here = slice(start, start + ROWS)
+                out[here] = self.net_(h[here]).cpu().numpy()
+        return out
 
     # ------------------------------------------------------------------ what is trained
 
@@ -199,23 +205,29 @@ class GraphSC(TorchMethod):
 
     # ------------------------------------------------------------------ clusters
 
-    def _partition(self, z: np.ndarray) -> None:
+    def _partition(self, h: Tensor) -> None:
         """Find the clusters, and keep the points by which any cell is assigned to one."""
+        sampled = len(h) > LANDMARKS
+        if sampled:
+            some = h[np.sort(self.rng("landmarks").choice(len(h), LANDMARKS, replace=False))]
+        z = self._embed(some if sampled else h)
         if self.n_clusters is not None:
-            _, self.centers_ = kmeans(z, self.n_clusters, n_init=self.n_init, random_state=self.random_state)
-            self.prototypes_, self.prototype_labels_ = self.centers_, np.arange(self.n_clusters, dtype=np.int32)
-            return
-        points = z
-        if len(z) > LANDMARKS:
-            points = z[np.sort(self.rng("landmarks").choice(len(z), LANDMARKS, replace=False))]
-        n_neighbors = max(2, min(self.n_neighbors, len(points) // 10))
-        graph = fuzzy(knn(points, n_neighbors - 1, random_state=self.random_state))
-        found = leiden(graph, resolution=self.resolution, random_state=self.random_state)
-        self.prototypes_, self.prototype_labels_ = points, found
-        labels, order = by_size(self._assign(z))
-        self.prototype_labels_ = np.argsort(order).astype(np.int32)[found]
-        self.centers_ = np.stack([z[labels == c].mean(axis=0) for c in range(len(order))])
-        self.notes_ = {"n_clusters": len(order), "n_neighbors": n_neighbors, "n_landmarks": len(points)}
+            _, self.prototypes_ = kmeans(z, self.n_clusters, n_init=self.n_init, random_state=self.random_state)
+            self.prototype_labels_ = np.arange(self.n_clusters, dtype=np.int32)
+            self.centers_ = self.prototypes_
+        else:
+            n_neighbors = max(2, min(self.n_neighbors, len(z) // 10))
+            graph = fuzzy(knn(z, n_neighbors - 1, random_state=self.random_state))
+            found = leiden(graph, resolution=self.resolution, random_state=self.random_state)
+            self.prototypes_, self.prototype_labels_ = z, found
+            self.centers_ = np.stack([z[found == c].mean(axis=0) for c in range(found.max() + 1)])
+            self.notes_ = {"n_clusters": len(self.centers_), "n_neighbors": n_neighbors}
+        if sampled:  # the largest of the sample need not be the largest of all
+            labels = np.concatenate([self._assign(self._embed(part)) for part in h.split(ROWS)])
+            _, order = by_size(labels, len(self.centers_))
+            self.prototype_labels_ = np.argsort(order).astype(np.int32)[self.prototype_labels_]
+            self.centers_ = self.centers_[order]
+            self.notes_ = {**getattr(self, "notes_", {}), "n_landmarks": LANDMARKS}
 
     def _assign(self, z: np.ndarray) -> np.ndarray:
         """Cluster of the nearest prototype: a centre of k-means, or a cell that Leiden has seen."""
@@ -308,10 +320,15 @@ def _silhouette(z: np.ndarray, labels: np.ndarray, centers: np.ndarray) -> np.nd
     """Simplified silhouette (b − a) / max(a, b) from −1…1 to 0…1; a, b: distance to the own and the next centre."""
     from scipy.spatial.distance import cdist
 
+    out = np.ones(len(z), dtype=np.float32)
     if len(centers) == 1:
-        return np.ones(len(z), dtype=np.float32)
-    distances, rows = cdist(z, centers), np.arange(len(z))
-    a = distances[rows, labels]
-    distances[rows, labels] = np.inf
-    b = distances.min(axis=1)
-    return ((1 + (b - a) / np.maximum(np.maximum(a, b), 1e-12)) / 2).astype(np.float32)
+        return out
+    for start in range(0, len(z), ROWS):
+        here = slice(start, start + ROWS)
+        distances, own = cdist(z[here], centers), labels[here]
+        rows = np.arange(len(own))
+        a = distances[rows, own]
+        distances[rows, own] = np.inf
+        b = distances.min(axis=1)
+        out[here] = (1 + (b - a) / np.maximum(np.maximum(a, b), 1e-12)) / 2
+    return out

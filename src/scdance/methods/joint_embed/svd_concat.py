@@ -15,6 +15,7 @@ from scdance.pp import PCA, Recipe, blocks
 # Dimensions of the competition's solution for RNA beside another modality, and for that modality.
 DIMS = {"prot": (73, 27), "atac": (38, 62)}
 OTHERWISE = (50, 50)
+ROWS = 1024  # of which the decomposition may make dense ones at once
 RIDGE = 1e-2  # of the variance of a score, which is 1
 
 
@@ -108,7 +109,7 @@ class SVDConcat(Method):
 
 def _blocks(cells: Cells) -> Iterator[csr_matrix]:
     """Expression of the cells as blocks of CSR: no step of the recipe fills the matrix."""
-    return (block for _, block in blocks(cells.x))
+    return (block for _, block in blocks(cells.x, ROWS))
 
 
 def _with_one(x: np.ndarray) -> np.ndarray:
