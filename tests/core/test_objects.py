@@ -33,7 +33,7 @@ class Placed(Method):
     needs = ("counts", "coords", "ref.labels")
     inductive = False
     recipe = Recipe()
-    seen = []  # noqa: RUF012, what the calls were given
+    seen = []
 
     def fit(self, *, ref: Any, cells: Any) -> Any:
         self.n_types_ = len(ref.categories)
@@ -295,7 +295,7 @@ def test_modalities_without_a_common_cell_are_refused():
     mdata.mod["prot"].obs_names = [f"other_{i}" for i in range(6)]
     with mudata.set_options(pull_on_update=False):
         mdata = mudata.MuData(dict(mdata.mod))
-    with pytest.raises(InputError, match="No cell is in both modalities: 0, 1, 2.* in 'rna', other_0"):
+    with pytest.raises(InputError, match=r"No cell is in both modalities: 0, 1, 2.* in 'rna', other_0"):
         sd.tl.joint_embed(mdata)
 
 

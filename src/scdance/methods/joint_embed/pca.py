@@ -32,7 +32,9 @@ class PCA(Method):
     Differs from the paper
     ----------------------
     Proteins are normalised by centred log ratio and open chromatin by term frequency and inverse document frequency,
-    where the competition gave normalised values. In a modality that a cell lacks it is put at the mean.
+    where the competition gave normalised values. A cell that lacks a modality is put where its components are most
+    probable, given the other and the probabilistic model of principal components [Tipping1999]_; with
+    ``"pca_then_concat"``, where the modalities know nothing of each other, at the mean of the one it lacks.
 
     Parameters
     ----------
@@ -65,11 +67,14 @@ class PCA(Method):
     def fit(self, *, pair: Pair) -> Self:
         self.means_ = {"source": _mean(pair.source), "target": _mean(pair.target)}
         self.components_ = {}
+        self.priors_ = {}
         for part in self._parts():
-            n_vars = sum(len(self.means_[role]) for role in part)
+            mean = np.concatenate([self.means_[role] for role in part])
             fitted = Components(self.n_components, random_state=self.random_state)
-            fitted.fit(lambda part=part: self._blocks(pair, pair.both, part), (len(pair.both), n_vars))
-            self.components_["+".join(part)] = fitted.components_
+            fitted.fit(lambda part=part: self._blocks(pair, pair.both, part), (len(pair.both), len(mean)))
+            name = "+".join(part)
+            self.components_[name] = fitted.components_
+            self.priors_[name] = _noise_over_signal(self._blocks(pair, pair.both, part), mean, fitted.components_)
         self.notes_ = {"n_both": len(pair.both), "n_one": pair.n_obs - len(pair.both)}
         return self
 
@@ -77,7 +82,15 @@ class PCA(Method):
         scores = []
         for part in self._parts():
             mean, components = np.concatenate([self.means_[role] for role in part]), self.components_["+".join(part)]
-            scores.append(project(self._blocks(pair, pair.at, part), mean, components))
+            z = project(self._blocks(pair, pair.at, part), mean, components)
+            start = 0
+            for role, column in zip(part, (0, 1), strict=False):
+                end = start + len(self.means_[role])
+                lacks = pair.at[:, column] < 0 if len(part) == 2 else np.zeros(pair.n_obs, dtype=bool)
+                there = np.r_[0:start, end : len(mean)]
+                z[lacks] = _most_probable(z[lacks], components[:, there], self.priors_["+".join(part)])
+                start = end
+            scores.append(z)
         return {"embedding": np.hstack(scores)}
 
     def _parts(self) -> list[tuple[str, ...]]:
@@ -102,3 +115,22 @@ class PCA(Method):
 def _mean(cells: Cells) -> np.ndarray:
     """Mean of each feature over all cells that have the modality, (n_vars,) float32."""
     return (sum(block.sum(axis=0, dtype=np.float64) for block in cells.dense_blocks()) / cells.n_obs).astype(np.float32)
+
+
+def _noise_over_signal(blocks: Iterator[np.ndarray], mean: np.ndarray, components: np.ndarray) -> np.ndarray:
+    """Variance that a feature has beside the components, on average, over that of each component, (n_components,)."""
+    n, of_scores, of_all = 0, np.zeros(len(components)), 0.0
+    for block in blocks:
+        n += len(block)
+        of_all += float(((block - mean) ** 2).sum(dtype=np.float64))
+        of_scores += (((block - mean) @ components.T) ** 2).sum(axis=0, dtype=np.float64)
+    noise = max(of_all - of_scores.sum(), 0) / max(len(mean) - len(components), 1)
+    return noise / np.maximum(of_scores, 1e-12 * max(of_all, 1e-12))
+
+
+def _most_probable(products: np.ndarray, components: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Components of cells from the `products` of the features they have with their loadings (n_components, n_there).
+
+    The posterior mean of Tipping1999 for a part of the features: z = (W Wᵀ + noise / signal)⁻¹ W x.
+    """
+    return np.linalg.solve(components @ components.T + np.diag(prior), products.T).T
