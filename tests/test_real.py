@@ -10,6 +10,7 @@ import pytest
 import scdance as sd
 from scdance._core.knobs import knobs
 from scdance._core.registry import get
+from scdance._core.task import TASKS
 
 GOLDEN = tomllib.loads((Path(__file__).parent / "golden.toml").read_text())
 LEAST_SPREAD = 0.02  # of one seed, where five agreed by chance
@@ -26,9 +27,9 @@ MEASURED = [
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("task", "name", "dataset", "row"), MEASURED)
 def test_a_seed_scores_what_was_measured(task, name, dataset, row):
-    adata = sd.datasets.load(dataset)
-    truth = sd.datasets.info(dataset)
-    known = {"n_clusters": truth["n_classes"]} if "n_clusters" in knobs(get(task, name)) else {}
-    getattr(sd.tl, task)(adata, method=name, **known)
-    found = sd.metrics.score(adata, task, key=name, truth=truth["labels_key"]).iloc[0, 0]
+    given = sd.datasets.problem(task, dataset)
+    known = {"n_clusters": sd.datasets.info(dataset)["n_classes"]} if "n_clusters" in knobs(get(task, name)) else {}
+    getattr(sd.tl, task)(given.data, method=name, **given.arguments, **known)
+    getattr(given.data, TASKS[task].truth)["truth"] = given.truth
+    found = sd.metrics.score(given.data, task, key=name, truth="truth")[TASKS[task].metrics[0]].item()
     assert found == pytest.approx(row["score"], abs=3 * max(row["spread"], LEAST_SPREAD))

@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, Self
 
 import numpy as np
@@ -18,11 +17,13 @@ import torch
 from torch import nn
 
 import scdance as sd
-from scdance import testing
-from scdance._core.cells import Cells
+from scdance._core.cells import Cells, Pair
 from scdance._core.method import Method
+from scdance._core.task import TASKS
 from scdance.pp import Recipe
 from scdance.testing import CHECKS, CheckFailed, Trial, check_method
+from scdance.testing._toys import TOYS
+from scdance.testing._words import SECTIONS
 from scdance.train import Batch, Batches, TorchMethod, Train
 
 MEMORY = "memory_grows_with_the_cells"
@@ -30,7 +31,7 @@ MEMORY = "memory_grows_with_the_cells"
 
 def worded(cls: type[Method], *, without: str = "") -> type[Method]:
     """Give a class the sections that each must write for itself."""
-    sections = [f"{title}\n{'-' * len(title)}\n{cls.__name__}.\n" for title in testing.SECTIONS if title != without]
+    sections = [f"{title}\n{'-' * len(title)}\n{cls.__name__}.\n" for title in SECTIONS if title != without]
     parameters = "Parameters\n----------\nshare, SHARE, more, inductive\n    Part of the cells in the first group.\n"
     cls.__doc__ = "\n".join(["Cut the cells in two.\n", *sections, parameters])
     return cls
@@ -40,6 +41,7 @@ def worded(cls: type[Method], *, without: str = "") -> type[Method]:
 class Sound(Method):
     share: float = 0.6
 
+    task = "cluster"
     needs = ("lognorm",)
     recipe = Recipe(normalize_total={}, log1p={})
     shift_ = 0.0
@@ -58,12 +60,55 @@ class Sound(Method):
         return cells.x @ self.axes_
 
 
-def calling_tool() -> FrameType:
-    """The frame of the tool, where the user's object lies: a way in for methods that cheat."""
+@worded
+class SoundShares(Method):
+    share: float = 0.6
+
+    task = "deconvolve"
+    needs = ("counts", "ref.labels")
+    recipe = Recipe()
+
+    def fit(self, *, ref: Cells, cells: Cells) -> Self:
+        is_type = np.eye(len(ref.categories), dtype=np.float32)[ref.labels]
+        self.profiles_ = ref.x.T @ is_type / is_type.sum(axis=0)
+        return self
+
+    def predict(self, *, cells: Cells) -> dict[str, Any]:
+        amounts = self.amounts(cells)
+        return {"proportions": amounts / amounts.sum(axis=1, keepdims=True), "top": amounts.argmax(axis=1)}
+
+    def amounts(self, cells: Cells) -> np.ndarray:
+        return cells.x @ self.profiles_
+
+
+@worded
+class SoundPair(Method):
+    share: float = 0.6
+
+    task = "joint_embed"
+    needs = ("lognorm",)
+    recipe = Recipe(normalize_total={}, log1p={})
+    shift_ = 0.0
+
+    def fit(self, *, pair: Pair) -> Self:
+        rng = np.random.default_rng(self.random_state)
+        widths = [side.x.shape[1] for side in (pair.source, pair.target)]
+        self.axes_ = [rng.standard_normal((n_vars, 2), dtype=np.float32) for n_vars in widths]
+        return self
+
+    def predict(self, *, pair: Pair) -> dict[str, Any]:
+        z = np.zeros((pair.n_obs, 2), dtype=np.float32)
+        for side, rows, axes in zip((pair.source, pair.target), pair.at.T, self.axes_, strict=True):
+            z[rows >= 0] += (side.x @ axes)[rows[rows >= 0]]
+        return {"embedding": z + self.shift_}
+
+
+def calling_tool(data: str = "adata") -> dict[str, Any]:
+    """What the tool holds, with the user's object under the name `data`: a way in for methods that cheat."""
     frame = sys._getframe()
-    while "adata" not in frame.f_locals:
+    while data not in frame.f_locals:
         frame = frame.f_back
-    return frame
+    return frame.f_locals
 
 
 BROKEN: list[tuple[str, type[Method]]] = []
@@ -87,7 +132,7 @@ class HalfAResult(Sound):
 class ExtraColumn(Sound):
     def fit(self, *, cells: Cells) -> Self:
         super().fit(cells=cells)
-        calling_tool().f_locals["adata"].obs["extra"] = 1
+        calling_tool()["adata"].obs["extra"] = 1
         return self
 
 
@@ -117,8 +162,8 @@ class SmallestFirst(Sound):
 class WritesIntoTheOriginal(Sound):
     def predict(self, *, cells: Cells) -> dict[str, Any]:
         tool = calling_tool()
-        if tool.f_locals["copy"]:
-            tool.f_locals["adata"].obs["extra"] = 1
+        if tool["copy"]:
+            tool["adata"].obs["extra"] = 1
         return super().predict(cells=cells)
 
 
@@ -209,7 +254,7 @@ class GlobalTorchRandom(Sound):
 class SeesLabels(Sound):
     def fit(self, *, cells: Cells) -> Self:
         super().fit(cells=cells)
-        truth = calling_tool().f_locals["adata"].obs["cell_type"] == "type1"
+        truth = calling_tool()["adata"].obs["cell_type"] == "type1"
         self.shift_ = float(self.embed(cells)[truth].mean())
         return self
 
@@ -255,7 +300,7 @@ class CentresTheQuery(Sound):
 @breaks("ignores_the_order_of_genes")
 class TakesTheFirstGene(Sound):
     def predict(self, *, cells: Cells) -> dict[str, Any]:
-        return super().predict(cells=cells) | {"embedding": calling_tool().f_locals["adata"].X[:, :1].toarray()}
+        return super().predict(cells=cells) | {"embedding": calling_tool()["adata"].X[:, :1].toarray()}
 
 
 @breaks("is_order_free_if_it_says_so")
@@ -283,6 +328,12 @@ class HidesItsNeeds(Sound):
 
     def __post_init__(self) -> None:
         self.needs = ("lognorm",)
+
+
+@breaks("names_missing_inputs")
+class RefusesWhatItNeeds(Sound):
+    def __post_init__(self) -> None:
+        self.needs = ("counts",)
 
 
 @breaks("documents_its_knobs")
@@ -347,10 +398,172 @@ class AllPairsInTorch(Sound):
         return z + 0 * (t @ t.T)[:, :1].numpy()
 
 
+# Where a check looks at other things than in a clustering: the reference, the truth beside spots, two modalities.
+
+
+@breaks("runs")
+class SharesOfTwo(SoundShares):
+    def predict(self, *, cells: Cells) -> dict[str, Any]:
+        found = super().predict(cells=cells)
+        return found | {"proportions": 2 * found["proportions"]}
+
+
+@breaks("writes_what_the_task_gives")
+class ExtraColumnOfTheReference(SoundShares):
+    def fit(self, *, ref: Cells, cells: Cells) -> Self:
+        super().fit(ref=ref, cells=cells)
+        calling_tool("ref_layer")["ref"].obs["extra"] = 1
+        return self
+
+
+@breaks("leaves_the_matrices")
+class WritesIntoTheReference(SoundShares):
+    def fit(self, *, ref: Cells, cells: Cells) -> Self:
+        super().fit(ref=ref, cells=cells)
+        calling_tool("ref_layer")["ref"].X.data += 1
+        return self
+
+
+@breaks("types_and_shapes")
+class OwnTypes(SoundShares):
+    def predict(self, *, cells: Cells) -> dict[str, Any]:
+        self.categories_ = ["a", "b", "c"]
+        return super().predict(cells=cells)
+
+
+@breaks("repeats_without_labels")
+class SeesTheShares(SoundShares):
+    def fit(self, *, ref: Cells, cells: Cells) -> Self:
+        super().fit(ref=ref, cells=cells)
+        self.profiles_ = self.profiles_ * (1 + calling_tool()["adata"].obsm["true_prop"].iloc[0].to_numpy())
+        return self
+
+
+@breaks("repeats_without_labels")
+class SeesOtherColumnsOfTheReference(SoundShares):
+    def fit(self, *, ref: Cells, cells: Cells) -> Self:
+        super().fit(ref=ref, cells=cells)
+        self.profiles_ = self.profiles_ + calling_tool("ref_layer")["ref"].obs.shape[1]
+        return self
+
+
+@breaks("saves_no_training_data")
+class KeepsTheReference(SoundShares):
+    def fit(self, *, ref: Cells, cells: Cells) -> Self:
+        self.depth_ = ref.depth
+        return super().fit(ref=ref, cells=cells)
+
+
+@breaks("is_order_free_if_it_says_so")
+class StartsAtTheFirstOfTheReference(SoundShares):
+    order_free = True
+
+    def fit(self, *, ref: Cells, cells: Cells) -> Self:
+        super().fit(ref=ref, cells=cells)
+        self.profiles_ = self.profiles_ + ref.x[0].toarray().T
+        return self
+
+
+@breaks("names_missing_inputs")
+class HidesThatItNeedsLabels(SoundShares):
+    def __post_init__(self) -> None:
+        self.needs = ("counts",)
+
+
+@breaks(MEMORY)
+class SpotsByCells(SoundShares):
+    def fit(self, *, ref: Cells, cells: Cells) -> Self:
+        self.largest_ = float(np.outer(cells.depth, ref.depth).max())
+        return super().fit(ref=ref, cells=cells)
+
+
+@breaks("runs")
+class WritesNaN(SoundPair):
+    def predict(self, *, pair: Pair) -> dict[str, Any]:
+        return {"embedding": np.where(pair.at.min(axis=1) < 0, np.nan, 1.0)[:, None]}
+
+
+@breaks("writes_what_the_task_gives")
+class ExtraColumnOfAModality(SoundPair):
+    def fit(self, *, pair: Pair) -> Self:
+        super().fit(pair=pair)
+        calling_tool("mdata")["mdata"].mod["prot"].obs["extra"] = 1
+        return self
+
+
+@breaks("leaves_the_matrices")
+class WritesIntoProteins(SoundPair):
+    needs = ("counts",)
+
+    def fit(self, *, pair: Pair) -> Self:
+        super().fit(pair=pair)
+        pair.target.counts.data += 1
+        return self
+
+
+@breaks("leaves_the_object_when_interrupted")
+class SwallowsInterruptsOfPairs(SoundPair):
+    def fit(self, *, pair: Pair) -> Self:
+        try:
+            return super().fit(pair=pair)
+        except BaseException:  # noqa: BLE001
+            self.axes_ = [np.zeros((pair.source.n_vars, 2)), np.zeros((pair.target.n_vars, 2))]
+            return self
+
+
+@breaks("repeats_without_labels")
+class SeesTheLabelsOfAModality(SoundPair):
+    def fit(self, *, pair: Pair) -> Self:
+        self.shift_ = float(calling_tool("mdata")["mdata"].mod["rna"].obs["cell_type"].cat.codes.iloc[0])
+        return super().fit(pair=pair)
+
+
+@breaks("saves_no_training_data")
+class KeepsTheProteins(SoundPair):
+    def fit(self, *, pair: Pair) -> Self:
+        self.depth_ = pair.target.depth
+        return super().fit(pair=pair)
+
+
+@breaks("saves_no_training_data")
+class KeepsThePaired(SoundPair):
+    def fit(self, *, pair: Pair) -> Self:
+        self.both_ = pair.both
+        return super().fit(pair=pair)
+
+
+@breaks("follows_the_order_of_cells")
+class CountsThePairs(SoundPair):
+    def predict(self, *, pair: Pair) -> dict[str, Any]:
+        return {"embedding": super().predict(pair=pair)["embedding"] + np.arange(pair.n_obs)[:, None]}
+
+
+@breaks("ignores_the_order_of_genes")
+class TakesTheFirstProtein(SoundPair):
+    def predict(self, *, pair: Pair) -> dict[str, Any]:
+        first = calling_tool("mdata")["mdata"].mod["prot"].X[:, 0].toarray()[pair.at[:, 1]]
+        return {"embedding": np.where(pair.at[:, [1]] < 0, 0, first)}
+
+
+@breaks("names_missing_inputs")
+class HidesTheNeedsOfAPair(SoundPair):
+    needs = ("counts",)
+
+    def __post_init__(self) -> None:
+        self.needs = ("lognorm",)
+
+
+@breaks(MEMORY)
+class AllPairsOfCells(SoundPair):
+    def fit(self, *, pair: Pair) -> Self:
+        self.largest_ = float(np.outer(pair.source.depth, pair.target.depth).max())
+        return super().fit(pair=pair)
+
+
 def failing(cls: type[Method], checks: list[str]) -> dict[str, str]:
     """What the checks say, by the check that says it."""
     try:
-        check_method(cls, "cluster", checks=checks)
+        check_method(cls, checks=checks)
     except CheckFailed as error:
         return {check: " ".join(found) for check, found in error.problems.items()}
     return {}
@@ -363,6 +576,53 @@ def test_every_check_has_a_method_that_fails_it():
 @pytest.mark.parametrize(("check", "cls"), BROKEN, ids=lambda value: getattr(value, "__name__", value))
 def test_a_broken_method_fails_its_check_and_no_other(check: str, cls: type[Method]):
     assert set(failing(cls, [name for name in CHECKS if name != MEMORY or check == MEMORY])) == {check}
+
+
+@worded
+class SoundSharesOfLogs(SoundShares):
+    needs = ("lognorm", "ref.labels")
+    recipe = Recipe(normalize_total={}, log1p={})
+
+
+@pytest.mark.parametrize("cls", [SoundShares, SoundSharesOfLogs, SoundPair], ids=lambda cls: cls.__name__)
+def test_a_sound_method_of_another_task_passes_all_checks(cls: type[Method]):
+    check_method(cls)
+
+
+def test_every_task_has_toys():
+    assert set(TOYS) == set(TASKS)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_net_has_the_number_of_cells_of_a_toy_as_a_dimension(task: str):
+    usual = {n for power in range(12) for n in (2**power, 3 * 2**power, 5 * 2**power, 10**power)}
+    toys = TOYS[task](("counts",), ())
+    assert toys.sizes >= {97}
+    assert not {multiple for n in toys.sizes for multiple in (n, 2 * n, 3 * n)} & usual
+
+
+def test_toys_of_deconvolution_have_other_cells_in_a_reference_of_149():
+    toys = TOYS["deconvolve"](("counts",), ())
+    assert (toys.old.n_obs, toys.new.n_obs, toys.learning["ref"].n_obs) == (97, 23, 149)
+    assert toys.categories == ["type1", "type2", "type3"] == list(toys.old.obsm["true_prop"])
+
+
+def test_relabelled_spots_keep_the_labels_of_the_reference_and_nothing_else_that_tells():
+    toys = TOYS["deconvolve"](("counts",), ())
+    spots, learning = toys.relabelled
+    assert list(spots.obs) == []
+    assert list(spots.obsm) == ["true_prop"]
+    assert not np.array_equal(spots.obsm["true_prop"], toys.old.obsm["true_prop"])
+    assert learning["ref"].obs.equals(toys.learning["ref"].obs[["cell_type"]])
+
+
+def test_toys_of_pairs_lack_either_modality_among_old_and_new_cells_and_the_first_new_one_none():
+    toys = TOYS["joint_embed"](("counts",), ())
+    for mdata in (toys.old, toys.new):
+        there = np.column_stack([mdata.obsm["rna"], mdata.obsm["prot"]])
+        assert {tuple(row) for row in there.tolist()} == {(True, True), (True, False), (False, True)}
+    assert (toys.old.n_obs, toys.new.n_obs) == (97, 23)
+    assert toys.new[:1].mod["rna"].n_obs == toys.new[:1].mod["prot"].n_obs == 1
 
 
 def test_a_sound_method_passes_all_checks_in_three_small_fits():
@@ -464,4 +724,5 @@ def test_a_method_of_scdance_is_checked_by_its_name():
 
 
 def test_the_example_in_the_docstring_runs():
-    assert doctest.testmod(testing) == (0, len(doctest.DocTestFinder().find(check_method)[0].examples))
+    found = doctest.testmod(sys.modules[check_method.__module__])
+    assert found == (0, len(doctest.DocTestFinder().find(check_method)[0].examples))

@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,3 +40,18 @@ class Settings:
 
 
 settings = Settings()
+
+
+@contextmanager
+def unpulled() -> Iterator[None]:
+    """Copy or slice a MuData so that columns of the modalities stay theirs, as from mudata 0.4 on.
+
+    The context manager of mudata itself logs to the root logger, which gives that a handler.
+    """
+    import mudata
+
+    before = mudata.set_options(pull_on_update=False).opts
+    try:
+        yield
+    finally:
+        mudata.set_options(**before)

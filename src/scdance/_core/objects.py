@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from scdance import _checks
 from scdance._checks import InputError, MissingKeyError, WrongTypeError, listed, nearest
+from scdance._settings import unpulled
 
 from .task import Task
 
@@ -108,21 +108,6 @@ def copied(data: Any, table: Any) -> tuple[Any, Any]:
         attrs=dict(data.attrs),
     )
     return new, next(tables[name] for name, each in data.tables.items() if each is table)
-
-
-@contextmanager
-def unpulled() -> Iterator[None]:
-    """Copy or slice a MuData so that columns of the modalities stay theirs, as from mudata 0.4 on.
-
-    The context manager of mudata itself logs to the root logger, which gives that a handler.
-    """
-    import mudata
-
-    before = mudata.set_options(pull_on_update=False).opts
-    try:
-        yield
-    finally:
-        mudata.set_options(**before)
 
 
 # ---------------------------------------------------------------------- places

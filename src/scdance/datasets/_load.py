@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdance._checks import InputError, ScdanceError, one_of
-from scdance._settings import logger, settings
+from scdance._settings import logger, settings, unpulled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +172,7 @@ def _read_paired(path: Path) -> MuData:
     """Modalities of the same cells; columns of `obs` that all of them have stand in the common `obs`, too."""
     import mudata
 
-    with mudata.set_options(pull_on_update=False):  # what 0.4 does; else it warns, and doubles every column
+    with unpulled():  # what 0.4 does; else it warns, and doubles every column
         mdata = mudata.read_h5mu(path)
     tables = [modality.obs for modality in mdata.mod.values()]
     for column in tables[0].columns:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scdance._checks import InputError
+from scdance._settings import unpulled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,7 +183,7 @@ def toy_pairs(
     )
     types = rna.obs.pop("cell_type")
     half = round(n_obs * unpaired / 2)
-    with mudata.set_options(pull_on_update=False):
+    with unpulled():
         mdata = mudata.MuData({"rna": rna[: n_obs - half].copy(), "prot": prot[half:].copy()})
     mdata.obs["cell_type"] = types.reindex(mdata.obs_names)
     return mdata

@@ -1,0 +1,137 @@
+"""Checks of what a call writes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scdance._core.task import FRAMES
+from scdance._core.write import record_of, slots_of
+
+from ._check import check
+from ._objects import copied, is_matrix, parts, through_a_file, unlike
+
+if TYPE_CHECKING:
+    from scdance._core.task import Slot
+
+    from ._trial import Trial
+
+SUM = 1e-4  # how far the sum of float32 shares may be from 1
+RECORD = ["method", "params", "preset", "random_state", "version", "input", "history", "seconds", "notes"]
+
+
+@check
+def runs(trial: Trial) -> Iterator[str]:
+    """The tool fits and predicts without an error, and the result fits the task."""
+    if trial.first.error is not None:
+        raise trial.first.error
+    yield from ()
+
+
+@check
+def writes_what_the_task_gives(trial: Trial) -> Iterator[str]:
+    """All required slots and the record are there, and nothing else has come, gone or changed."""
+    run = trial.shared
+    missing = [part for part in trial.task.gives if part not in {*trial.results(run.after), *trial.task.optional}]
+    if missing:
+        yield f"the object lacks {', '.join(missing)}"
+    record = record_of(run.after, trial.task, trial.key)
+    if lacking := [name for name in RECORD if name not in record]:
+        yield f"the run record lacks {', '.join(lacking)}"
+    if touched := [name for name in _foreign(trial, run.touched) if not is_matrix(name)]:
+        yield f"the call touched {', '.join(touched)}"
+
+
+def _foreign(trial: Trial, names: list[str]) -> list[str]:
+    """Those of the parts of an object that are not results of the method."""
+    own = {f"{where}/{name}" for where, name in slots_of(trial.task, trial.key).values()}
+    ours = f"uns/scdance/{trial.task.name}/{trial.key}/"
+    return [name for name in names if name not in own and not name.startswith(ours)]
+
+
+@check
+def leaves_the_matrices(trial: Trial) -> Iterator[str]:
+    """X, raw and the layers hold the same numbers as before."""
+    run = trial.shared
+    if touched := [name for name in run.touched if is_matrix(name)]:
+        yield f"{', '.join(touched)} changed; copy before you write into what `cells` holds"
+
+
+@check
+def types_and_shapes(trial: Trial) -> Iterator[str]:
+    """Each part has the type, the shape, the names and the index that its kind of slot promises."""
+    data = trial.shared.after
+    result = trial.results(data)
+    categories = trial.toys.categories
+    if categories is None and "labels" in result and hasattr(result["labels"], "cat"):
+        categories = list(result["labels"].cat.categories)
+        if categories != [str(i) for i in range(len(categories))]:
+            yield f"the categories of 'labels' are {categories}, expected '0', '1', …"
+    for part, value in result.items():
+        if len(value) != data.n_obs:
+            yield f"{part!r} has {len(value)} rows for {data.n_obs} cells"
+        for problem in _misfits(trial.task.gives[part], value, data.obs_names, categories):
+            yield f"{part!r} {problem}"
+
+
+def _misfits(slot: Slot, value: Any, obs_names: Any, categories: list[str] | None) -> Iterator[str]:
+    """What is wrong with one part of a result, as the ends of sentences."""
+    import pandas as pd
+
+    if slot.kind == "category":
+        if not isinstance(value.dtype, pd.CategoricalDtype):
+            yield f"is {value.dtype}, expected a category"
+        elif list(value.cat.categories) != categories:
+            yield f"has the categories {list(value.cat.categories)}, expected {categories}"
+        return
+    if slot.kind in FRAMES and not (value.index.equals(obs_names) and list(value.columns) == categories):
+        yield "is not indexed by the cells with one column per category"
+    numbers = np.asarray(value)
+    if slot.kind == "matrix" and numbers.ndim != 2:
+        yield f"has {numbers.ndim} dimensions, expected 2"
+    if slot.empty != slot.empty:  # NaN: cells without evidence are left out, as whole rows
+        numbers = numbers[~np.isnan(numbers).all(axis=-1)]
+    if numbers.dtype != np.float32 or not np.isfinite(numbers).all():
+        yield "is not finite float32"
+    elif slot.kind == "shares" and not np.allclose(numbers.sum(axis=1), 1, atol=SUM):
+        yield "has rows that do not sum to 1"
+
+
+@check
+def largest_group_first(trial: Trial) -> Iterator[str]:
+    """Groups that a method finds are numbered by their size among the cells it was fitted on."""
+    if trial.toys.categories is not None or "labels" not in trial.task.gives:
+        return
+    sizes = trial.results(trial.shared.after)["labels"].value_counts(sort=False).to_numpy()
+    if (np.diff(sizes) > 0).any():
+        yield f"the groups have {sizes.tolist()} cells in the order of their names; number them by `graph.by_size`"
+
+
+@check
+def returns_none_or_a_copy(trial: Trial) -> Iterator[str]:
+    """The tool returns None; with ``copy=True`` an object with the results, and leaves the user's alone."""
+    if trial.shared.returned is not None:
+        yield f"the tool returned {type(trial.shared.returned).__name__}"
+    data = trial.toys.old
+    before = parts(copied(data))
+    new = trial.call(data, trial.model, copy=True)
+    if touched := unlike(before, parts(data)):
+        yield f"with copy=True the call touched {', '.join(touched)} of the original"
+    if wrong := unlike(trial.results(trial.shared.after), trial.results(new), trial.exactly):
+        yield f"with copy=True {', '.join(wrong)} came out otherwise"
+    if wrong := _foreign(trial, unlike(before, parts(new))):
+        yield f"with copy=True the copy has other {', '.join(wrong)}"
+
+
+@check
+def survives_a_file(trial: Trial) -> Iterator[str]:
+    """Results and record are equal after they were written to h5ad or h5mu and read back."""
+    data = trial.shared.after
+    with tempfile.TemporaryDirectory() as folder:
+        back = through_a_file(data, Path(folder))
+    if wrong := unlike(parts(data), parts(back)):
+        yield f"{', '.join(wrong)} are not read back as they were written"
