@@ -11,7 +11,7 @@ JOBS ?= 1
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo        cluster the embedded data with every method: a table and a figure in demo/"
+	@echo "make demo        every method on embedded data, two minutes: tables, figures and demo/index.html"
 	@echo "make test        all tests but those on real data sets"
 	@echo "make docs        the documentation in docs/_build/html; warnings are errors"
 	@echo "make lint        ruff and mypy"

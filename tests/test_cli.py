@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import anndata as ad
+import mudata
 import numpy as np
+import pandas as pd
 import pytest
+import spatialdata
 
 import scdance as sd
 from scdance import bench, datasets, tl
@@ -22,6 +25,11 @@ from scdance._core import registry
 from scdance._core.knobs import knobs
 from scdance._core.task import TASKS
 from scdance.cli import _kinds, _reader, main
+
+# what spatialdata writes with warns of its own future
+spatial = pytest.mark.filterwarnings(
+    "ignore:Call to deprecated class Scaler:DeprecationWarning", "ignore:zarr v3 autosharding:UserWarning"
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +79,7 @@ def test_the_command_is_installed_and_says_its_version(tmp_path: Path):
 
 def test_without_a_command_or_with_an_unknown_one_it_names_those_there_are(fails: Callable[..., str]):
     assert "the following arguments are required: COMMAND. `scdance --help` tells more." in fails()
-    assert all(name in fails("clutser") for name in ("methods", "datasets", "run", "bench", "demo"))
+    assert all(name in fails("clutser") for name in ("methods", "datasets", "run", "report", "bench", "demo"))
 
 
 @pytest.mark.parametrize("words", [["--help"], ["methods", "-h"], ["run", "--help"], ["bench", "--help"]])
@@ -159,7 +167,9 @@ def test_datasets_lists_shows_and_writes_them(tmp_path: Path, capsys: pytest.Cap
 
 def test_datasets_refuses_what_it_cannot_read_or_write(tmp_path: Path, fails: Callable[..., str]):
     assert "Did you mean 'pbmc_demo'?" in fails("datasets", "pbmc_dem")
-    assert "ends neither in .h5ad nor in .zarr" in fails("datasets", "pbmc_demo", tmp_path / "pbmc.csv")
+    assert "does not end in .h5ad or .zarr, as a file for AnnData must" in fails(
+        "datasets", "pbmc_demo", tmp_path / "pbmc.csv"
+    )
 
 
 # run
@@ -310,7 +320,7 @@ def test_goals_that_cannot_be_written_are_refused_before_anything_runs(
 ):
     monkeypatch.setattr(ad, "read_h5ad", None)
     run = lambda path: fails("run", "cluster", toy, path, "--method", "kmeans")  # noqa: E731
-    assert "ends neither in .h5ad nor in .zarr" in run(tmp_path / "out.csv")
+    assert "does not end in .h5ad or .zarr, as a file for AnnData must" in run(tmp_path / "out.csv")
     (tmp_path / "folder.h5ad").mkdir()
     (tmp_path / "folder.zarr").mkdir()
     (tmp_path / "folder.zarr" / "precious.txt").touch()
@@ -322,6 +332,138 @@ def test_goals_that_cannot_be_written_are_refused_before_anything_runs(
 def test_a_folder_that_cannot_be_made_is_one_sentence(toy: Path, fails: Callable[..., str]):
     told = fails("run", "cluster", toy, toy / "below" / "out.h5ad", "--method", "kmeans", "--n-clusters", "3")
     assert "Not a directory" in told
+
+
+# run: other objects, references
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Spots and their reference on disk: cells, and tables of profiles."""
+    folder = tmp_path_factory.mktemp("mixed")
+    spots, ref = datasets.toy_mixtures(n_obs=20)
+    spots.uns.clear()
+    profiles = ref.to_df().groupby(ref.obs["cell_type"].astype(str)).mean()
+    paths = {name: folder / name for name in ("spots.h5ad", "ref.h5ad", "ref.csv", "ref.tsv", "wrong.csv")}
+    spots.write_h5ad(paths["spots.h5ad"])
+    ref.write_h5ad(paths["ref.h5ad"])
+    profiles.to_csv(paths["ref.csv"])
+    profiles.to_csv(paths["ref.tsv"], sep="\t")
+    paths["wrong.csv"].write_text("type,gene_1\nT,many\n")
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("ref.h5ad", ["--labels-key", "cell_type"]), ("ref.csv", []), ("ref.tsv", [])]
+)
+def test_a_reference_is_read_from_a_file(mixed: dict[str, Path], tmp_path: Path, name: str, words: list[str]):
+    out = tmp_path / "out.h5ad"
+    called("run", "deconvolve", mixed["spots.h5ad"], out, "--method", "nnls", "--ref", mixed[name], *words)
+    expected = ad.read_h5ad(mixed["spots.h5ad"])
+    cells = ad.read_h5ad(mixed["ref.h5ad"])
+    ref = cells if words else cells.to_df().groupby(cells.obs["cell_type"].astype(str)).mean()
+    sd.tl.deconvolve(expected, ref, method="nnls", labels_key="cell_type" if words else None)
+    found = ad.read_h5ad(out).obsm["nnls"]
+    pd.testing.assert_frame_equal(found, expected.obsm["nnls"], atol=1e-5)
+
+
+def test_references_that_cannot_be_read_are_one_sentence(
+    mixed: dict[str, Path], toy: Path, tmp_path: Path, fails: Callable[..., str]
+):
+    run = ("run", "deconvolve", mixed["spots.h5ad"], tmp_path / "out.h5ad", "--method", "nnls")
+    assert "pass annotated cells as `ref=`" in fails(*run)
+    assert "There is no " in fails(*run, "--ref", tmp_path / "none.csv")
+    assert "wrong.csv is no table of profiles, one row per type" in fails(*run, "--ref", mixed["wrong.csv"])
+    assert "No option `--ref" in fails("run", "cluster", toy, tmp_path / "o.h5ad", "--method", "kmeans", "--ref", toy)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mudata_is_written_by_datasets_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cite, out = tmp_path / "cite.h5mu", tmp_path / "out.h5mu"
+    called("datasets", "cite_demo", cite)
+    called("run", "joint_embed", cite, out, "--method", "svd_concat", "--random-state", 3)
+    assert capsys.readouterr() == ("", "")
+    expected = datasets.load("cite_demo")
+    sd.tl.joint_embed(expected, method="svd_concat", random_state=3)
+    with mudata.set_options(pull_on_update=False):
+        found = mudata.read_h5mu(out)
+    np.testing.assert_array_equal(found.obsm["X_svd_concat"], expected.obsm["X_svd_concat"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cite.h5mu", "out.h5mu"]
+
+
+@spatial
+def test_a_spatialdata_is_known_by_its_contents_and_written_anew(mixed: dict[str, Path], tmp_path: Path):
+    sdata = spatialdata.SpatialData(tables={"table": ad.read_h5ad(mixed["spots.h5ad"])})
+    sdata.write(tmp_path / "s.zarr")
+    words = ("--method", "nnls", "--ref", mixed["ref.h5ad"], "--labels-key", "cell_type")
+    called("run", "deconvolve", tmp_path / "s.zarr", tmp_path / "out.zarr", *words)
+    called("run", "deconvolve", tmp_path / "out.zarr", tmp_path / "out.zarr", *words, "--key-added", "again")
+    back = spatialdata.read_zarr(tmp_path / "out.zarr").tables["table"]
+    pd.testing.assert_frame_equal(back.obsm["again"], back.obsm["nnls"])
+    assert "nnls" not in spatialdata.read_zarr(tmp_path / "s.zarr").tables["table"].obsm
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.zarr", "s.zarr"]
+
+
+@spatial
+def test_a_goal_of_another_kind_is_refused(tmp_path: Path, fails: Callable[..., str]):
+    spatialdata.SpatialData().write(tmp_path / "s.zarr")
+    assert "does not end in .h5mu, as a file for MuData must" in fails("datasets", "cite_demo", tmp_path / "c.h5ad")
+    run = lambda task, source, goal: fails("run", task, tmp_path / source, tmp_path / goal)  # noqa: E731
+    assert "does not end in .h5mu" in run("joint_embed", "a.h5mu", "b.h5ad")
+    assert "does not end in .zarr, as a file for SpatialData must" in run("deconvolve", "s.zarr", "b.h5ad")
+
+
+def test_a_file_of_a_kind_that_the_task_does_not_take_is_one_sentence(
+    tmp_path: Path, fails: Callable[..., str], toy: Path
+):
+    with mudata.set_options(pull_on_update=False):
+        datasets.toy_pairs(n_obs=20, n_genes=50, n_proteins=5, k=2).write_h5mu(tmp_path / "m.h5mu")
+    run = ("run", "cluster", tmp_path / "m.h5mu", tmp_path / "o.h5mu", "--method", "kmeans")
+    assert "Expected AnnData, found MuData. Pass one modality: mdata['rna']" in fails(*run)
+    run = ("run", "joint_embed", toy, tmp_path / "o.h5ad", "--method", "pca")
+    assert "Expected MuData, found AnnData." in fails(*run)
+    (tmp_path / "t.h5mu").write_text("no HDF5")
+    run = ("run", "joint_embed", tmp_path / "t.h5mu", tmp_path / "o.h5mu", "--method", "pca")
+    assert "t.h5mu cannot be read as MuData" in fails(*run)
+
+
+# report
+
+
+def test_report_writes_a_page_beside_the_file_or_where_it_is_told(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: Callable[..., str]
+):
+    done = tmp_path / "done.h5ad"
+    called("run", "cluster", toy, done, "--method", "kmeans", "--n-clusters", "3")
+    called("report", done)
+    assert capsys.readouterr().out == f"The report is in {tmp_path / 'done.html'}.\n"
+    called("report", done, tmp_path / "new" / "page.htm")
+    page = (tmp_path / "new" / "page.htm").read_text(encoding="utf-8")
+    assert (
+        page == (tmp_path / "done.html").read_text(encoding="utf-8") == sd.report(ad.read_h5ad(done), title="done.h5ad")
+    )
+
+
+@spatial
+def test_report_reads_mudata_and_spatialdata(mixed: dict[str, Path], tmp_path: Path):
+    mdata = datasets.toy_pairs(n_obs=40, n_genes=50, n_proteins=8, k=2)
+    sd.tl.joint_embed(mdata, method="svd_concat", n_source=4, n_target=3)
+    with mudata.set_options(pull_on_update=False):
+        mdata.write_h5mu(tmp_path / "m.h5mu")
+    spots = ad.read_h5ad(mixed["spots.h5ad"])
+    sd.tl.deconvolve(spots, ad.read_h5ad(mixed["ref.h5ad"]), method="nnls", labels_key="cell_type")
+    spatialdata.SpatialData(tables={"table": spots}).write(tmp_path / "s.zarr")
+    for name in ("m.h5mu", "s.zarr"):
+        called("report", tmp_path / name)
+    assert "joint_embed · svd_concat</h2>" in (tmp_path / "m.html").read_text(encoding="utf-8")
+    assert "deconvolve · nnls · table</h2>" in (tmp_path / "s.html").read_text(encoding="utf-8")
+
+
+def test_reports_that_cannot_be_made_are_one_sentence(toy: Path, tmp_path: Path, fails: Callable[..., str]):
+    assert "There is no " in fails("report", tmp_path / "none.h5ad")
+    assert "The AnnData holds no run record" in fails("report", toy, tmp_path / "page.html")
+    assert "page.pdf is no name of a page; pass one that ends in .html or .htm" in fails("report", toy, "page.pdf")
+    assert list(tmp_path.iterdir()) == []
 
 
 # bench, demo
@@ -390,13 +532,17 @@ def test_ctrl_c_in_a_benchmark_ends_it(tmp_path: Path, monkeypatch: pytest.Monke
     assert main(["bench", str(tmp_path / "golden.toml"), str(tmp_path / "out")]) == 130
 
 
-def test_demo_prints_the_table_and_says_where_it_is(
+def test_demo_prints_a_table_of_each_task_and_says_where_the_page_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(registry, "names", lambda task: ["kmeans", "leiden"])
+    index = pd.MultiIndex.from_tuples([("cluster", "kmeans"), ("deconvolve", "nnls")], names=["task", "method"])
+    table = pd.DataFrame({"ari": [0.5, np.nan], "n_clusters": [8.0, np.nan], "rmse": [np.nan, 0.1]}, index=index)
+    monkeypatch.setattr(bench, "demo", lambda out: table)
     called("demo", tmp_path / "demo")
     told = capsys.readouterr()
     assert told.err == ""
-    assert "kmeans  0.7" in told.out
-    assert f"in {tmp_path / 'demo'}." in told.out
-    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["cluster.csv", "cluster.png"]
+    first, second, last = told.out.split("\n\n")
+    assert first.split() == ["cluster", "ari", "n_clusters", "method", "kmeans", "0.5", "8"]
+    assert second.split() == ["deconvolve", "rmse", "method", "nnls", "0.1"]
+    assert last.startswith(f"Open {tmp_path / 'demo' / 'index.html'}: ")
+    assert last.endswith("A demo's scores are no benchmark.\n")

@@ -43,16 +43,17 @@ MAY_IMPORT = {
     "methods": BELOW | {"_core.method", "_core.cells", "train", "nn", "graph", "pp"},
     "tl": TOOL,
     "_fit": TOOL,
+    "_report": BELOW | {"_core", "_docs", "pl", "metrics", "pp"},
     "get": TOOL,
     "fm": TOOL | {"train"},
-    "bench": BENCH | {"pl"},
+    "bench": BENCH | {"pl", "_report"},
     "testing": BENCH,
 }
 ROOMS = {*MAY_IMPORT, "cli"}
 MAY_IMPORT["cli"] = ROOMS - {"methods"}
 TORCH_ROOMS = {"train", "nn", "methods", "testing"}  # and graph/_torch.py
 TORCH_SEED = r"torch\.(\w+\.)?(manual_seed(_all)?|seed(_all)?)"
-SAID_BY_NAME = {"_settings", "_checks", "_docs", "_fit"}  # private files that are imported by their own name
+SAID_BY_NAME = {"_settings", "_checks", "_docs", "_fit", "_report"}  # private files that are imported by their own name
 
 
 def room(path: Path) -> str:
@@ -304,7 +305,7 @@ def test_warning_filters_and_the_root_logger_stay_as_the_user_had_them():
 
 def test_no_global_seed_and_no_draw_from_a_global_generator():
     own = "default_rng|Generator|BitGenerator|SeedSequence|RandomState|PCG64|Philox|MT19937|get_state"
-    keep = {"_core/method.py", "testing.py"}  # they put the states back; seeding, below, has no exception
+    keep = {"_core/method.py", "testing/_trial.py"}  # they put the states back; seeding, below, has no exception
     refuse(uses(rf"numpy\.random\.(?!({own})\b)\w+", but=keep))
     refuse(uses(r"random\.(?!(Random|SystemRandom|getstate)\b)\w+", but=keep))
 

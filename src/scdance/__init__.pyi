@@ -10,4 +10,5 @@ from . import tl as tl
 from ._core.registry import methods as methods
 from ._fit import fit as fit
 from ._fit import load as load
+from ._report import report as report
 from ._settings import settings as settings

@@ -1,4 +1,4 @@
-"""The command line: ``scdance methods | datasets | run | bench | demo``, made from the registry."""
+"""The command line: ``scdance methods | datasets | run | report | bench | demo``, made from the registry."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from ._checks import InputError, ScdanceError, nearest
 from ._settings import logger
 
 WRONG, INTERRUPTED = 2, 130  # exit statuses, the second one that of a program ended by Ctrl-C
+SUFFIXES = {"AnnData": (".h5ad", ".zarr"), "MuData": (".h5mu",), "SpatialData": (".zarr",)}  # of files to write
+PAGES = (".html", ".htm")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}  # of tables of profiles
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,10 +98,15 @@ def _parser() -> argparse.ArgumentParser:
 
     datasets = command("datasets", _datasets, "list the data sets, or write one to a file", parents=[common])
     datasets.add_argument("name", nargs="?")
-    datasets.add_argument("out", nargs="?", type=Path, metavar="OUT", help="an .h5ad file or a .zarr folder")
+    datasets.add_argument("out", nargs="?", type=Path, metavar="OUT", help="an .h5ad or .h5mu file or a .zarr folder")
 
     # its options depend on task and method, so all of its words are left to `_run`
     command("run", _run, "run a task: read IN, write OUT", add_help=False, parents=[common])
+
+    text = "make a page of what was run on an object: results, pictures, and the code to repeat it"
+    report = command("report", _report, text, parents=[common])
+    report.add_argument("file", type=Path, metavar="FILE", help="an .h5ad or .h5mu file or a .zarr folder")
+    report.add_argument("out", nargs="?", type=Path, metavar="OUT.html", help="default: beside FILE, of its name")
 
     bench = command("bench", _bench, "run the grid of a golden.toml; run it again to continue", parents=[common])
     bench.add_argument("plan", type=Path)
@@ -112,9 +120,9 @@ def _parser() -> argparse.ArgumentParser:
         "--measured", type=Path, metavar="FOLDER", help="also write measured_<task>.csv there, for `scdance methods`"
     )
 
-    text = "cluster the embedded data with every method: a table and a figure"
+    text = "run every method of every task on embedded data: tables, figures and one page of them"
     demo = command("demo", _demo, text, parents=[common])
-    demo.add_argument("out", nargs="?", type=Path, default=Path("demo"), help="folder for both (default demo)")
+    demo.add_argument("out", nargs="?", type=Path, default=Path("demo"), help="folder for them (default demo)")
     return parser
 
 
@@ -124,7 +132,7 @@ def _no_more(rest: Sequence[str]) -> None:
         raise InputError(msg)
 
 
-# ---------------------------------------------------------------------- methods, datasets, demo
+# ---------------------------------------------------------------------- methods, datasets, report, demo
 
 
 def _methods(args: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -152,16 +160,30 @@ def _datasets(args: argparse.Namespace, rest: Sequence[str]) -> None:
     elif args.out is None:
         print(datasets.load(args.name))
     else:
-        _check_goal(args.out)
+        _check_goal(args.out, "MuData" if "modalities" in datasets.info(args.name) else "AnnData")
         _write(datasets.load(args.name), args.out)
+
+
+def _report(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    from ._report import report
+
+    _no_more(rest)
+    out = args.file.with_suffix(PAGES[0]) if args.out is None else args.out
+    if out.suffix not in PAGES or out.is_dir():
+        msg = f"{out} is no name of a page; pass one that ends in {' or '.join(PAGES)}."
+        raise InputError(msg)
+    report(_read(args.file), out, title=args.file.name)
+    print(f"The report is in {out}.")
 
 
 def _demo(args: argparse.Namespace, rest: Sequence[str]) -> None:
     from . import bench
 
     _no_more(rest)
-    print(bench.demo(args.out).to_string())
-    print(f"\nThe table and its figure are in {args.out}. A demo on 800 cells and one seed is no benchmark.")
+    for task, table in bench.demo(args.out).groupby(level="task", sort=False):
+        own = table.droplevel("task").dropna(axis=1, how="all").convert_dtypes()  # no scores of other tasks
+        print(f"{task}\n{own.to_string()}\n")
+    print(f"Open {args.out / 'index.html'}: tables, figures, and the code. A demo's scores are no benchmark.")
 
 
 # ---------------------------------------------------------------------- run
@@ -184,10 +206,12 @@ def _run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     tool = getattr(tl, task.name)
     given = _values(rest, _parameters(tool, cls))
     source, goal = given.pop("IN"), given.pop("OUT")
-    _check_goal(goal)
-    adata = _read(source)
-    tool(adata, **{**given, "method": method})
-    _write(adata, goal)
+    _check_goal(goal, _kind(source))
+    if "ref" in given:
+        given["ref"] = _read_reference(Path(given["ref"]))
+    data = _read(source)
+    tool(data, **{**given, "method": method})
+    _write(data, goal)
 
 
 def _glance(words: Sequence[str]) -> tuple[str | None, str | None]:
@@ -210,6 +234,8 @@ def _parameters(tool: Callable[..., Any], cls: type) -> dict[str, tuple[Any, str
 
     texts, words = documented(tool.__doc__), inspect.signature(tool).parameters.values()
     own = {p.name: (p.annotation, texts[p.name]) for p in words if p.kind is p.KEYWORD_ONLY and p.name != "copy"}
+    if "ref" in texts:
+        own["ref"] = ("Path", f"{texts['ref']} A file: .h5ad, .zarr, or a .csv or .tsv table of profiles.")
     return own | {name: (knob.hint, _about(knob)) for name, knob in knobs(cls).items()}
 
 
@@ -223,8 +249,8 @@ def _values(words: Sequence[str], parameters: dict[str, tuple[Any, str]]) -> dic
         argument_default=argparse.SUPPRESS,
     )
     options.add_argument("TASK")
-    options.add_argument("IN", type=Path, help="an .h5ad file or a .zarr folder")
-    options.add_argument("OUT", type=Path, help="where it goes with the results, .h5ad or .zarr")
+    options.add_argument("IN", type=Path, help="an .h5ad or .h5mu file or a .zarr folder, as the task takes")
+    options.add_argument("OUT", type=Path, help="where it goes with the results, a file of the same kind")
     options.add_argument("--method", help="name of a method, or folder of a saved one")
     for name, (hint, text) in parameters.items():
         plain = re.sub(r":\w+:`|``?", "", text).replace("%", "%%")
@@ -290,40 +316,96 @@ def _as(kind: Any, word: str) -> Any:
 # ---------------------------------------------------------------------- files
 
 
-def _read(path: Path) -> Any:
-    import anndata as ad
+def _kind(path: Path) -> str:
+    """What a file or folder holds, by its name and the mark that SpatialData leaves in its own."""
+    if path.suffix == ".h5mu":
+        return "MuData"
+    return "SpatialData" if path.is_dir() and _is_spatial(path) else "AnnData"
 
-    if not path.exists():
-        msg = f"There is no {path}; pass an .h5ad file or a .zarr folder."
-        raise InputError(msg)
+
+def _is_spatial(folder: Path) -> bool:
+    import zarr
+
     try:
-        return ad.read_zarr(path) if path.is_dir() else ad.read_h5ad(path)
+        return "spatialdata_attrs" in zarr.open_group(folder, mode="r").attrs
+    except (OSError, ValueError, KeyError):  # no zarr at all, which reading tells
+        return False
+
+
+def _read(path: Path) -> Any:
+    if not path.exists():
+        msg = f"There is no {path}; pass an .h5ad or .h5mu file or a .zarr folder."
+        raise InputError(msg)
+    kind = _kind(path)
+    try:
+        return _reading(kind, path)
     except Exception as error:  # whatever the readers stumble over, it is the file
-        msg = f"{path} cannot be read as AnnData ({' '.join(str(error).split())}); pass an .h5ad file or .zarr folder."
+        why = " ".join(str(error).split())
+        msg = f"{path} cannot be read as {kind} ({why}); pass an .h5ad or .h5mu file or a .zarr folder."
         raise InputError(msg) from error
 
 
-def _check_goal(path: Path) -> None:
+def _reading(kind: str, path: Path) -> Any:
+    if kind == "MuData":
+        import mudata
+
+        with _columns_where_they_are():
+            return mudata.read_h5mu(path)
+    if kind == "SpatialData":
+        import spatialdata
+
+        return spatialdata.read_zarr(path)
+    import anndata as ad
+
+    return ad.read_zarr(path) if path.is_dir() else ad.read_h5ad(path)
+
+
+def _columns_where_they_are() -> Any:
+    """Keep mudata from copying every column of the modalities, as its version 0.4 does; before, it also warns."""
+    import mudata
+
+    return mudata.set_options(pull_on_update=False)
+
+
+def _read_reference(path: Path) -> Any:
+    """Annotated cells, or a table with one row of numbers per type."""
+    if path.suffix not in SEPARATORS or not path.exists():
+        return _read(path)
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, sep=SEPARATORS[path.suffix], index_col=0).astype(float)
+    except ValueError as error:  # of parsing, decoding and converting
+        msg = f"{path} is no table of profiles, one row per type and one column per gene ({error})."
+        raise InputError(msg) from error
+
+
+def _check_goal(path: Path, kind: str) -> None:
     """Refuse, before anything runs, a file or folder that could not be written or holds something else."""
-    if path.suffix not in (".h5ad", ".zarr"):
-        msg = f"{path} ends neither in .h5ad nor in .zarr; name the file to write so."
+    if path.suffix not in SUFFIXES[kind]:
+        msg = f"{path} does not end in {' or '.join(SUFFIXES[kind])}, as a file for {kind} must; name it so."
         raise InputError(msg)
     is_zarr = any((path / name).exists() for name in ("zarr.json", ".zgroup"))
-    if path.is_dir() if path.suffix == ".h5ad" else path.exists() and not is_zarr:
+    if path.exists() and not is_zarr if path.suffix == ".zarr" else path.is_dir():
         msg = f"{path} exists and is no {path.suffix}; pass another one to write."
         raise InputError(msg)
 
 
-def _write(adata: Any, path: Path) -> None:
+def _write(data: Any, path: Path) -> None:
     """Write beside the goal, then rename: a run that is ended leaves no half file."""
+    from ._core.objects import kind_of
+
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.stem}.part{path.suffix}")
     if path.suffix == ".zarr":
         shutil.rmtree(new, ignore_errors=True)
-        adata.write_zarr(new)
+        data.write(new) if kind_of(data) == "SpatialData" else data.write_zarr(new)
         shutil.rmtree(path, ignore_errors=True)
+    elif path.suffix == ".h5mu":
+        with _columns_where_they_are():
+            data.write_h5mu(new, compression="gzip")
     else:
-        adata.write_h5ad(new, compression="gzip")
+        data.write_h5ad(new, compression="gzip")
     new.replace(path)
 
 

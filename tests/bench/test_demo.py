@@ -1,7 +1,9 @@
-"""The demo on two floors."""
+"""The demo on two floors of each task."""
 
 from __future__ import annotations
 
+import html
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,51 +13,119 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from sklearn.metrics import adjusted_rand_score
 
+import scdance as sd
 from scdance import bench, tl
 from scdance._checks import MissingPackageError
 from scdance._core import registry
+from scdance._core.task import TASKS
 from scdance.bench import _demo
 
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved."""
-    kept: list[Figure] = []
-    monkeypatch.setattr(registry, "names", lambda task: ["leiden", "kmeans"])
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (kept.append(figure), save(figure, *a, **k))[1])
-    return kept
+QUICK = {"cluster": ["leiden", "kmeans"], "deconvolve": ["nnls"], "joint_embed": ["pca", "svd_concat"]}
 
 
-def test_the_demo_writes_a_table_and_a_figure(tmp_path: Path, figures: list[Figure]):
-    table = bench.demo(tmp_path / "new" / "demo")
-    assert list(table.index) == ["kmeans", "leiden"]  # the best first
-    assert list(table.columns) == ["ari", "nmi", "n_clusters", "seconds"]
-    assert table["ari"].is_monotonic_decreasing
-    assert table["ari"].between(0.6, 0.9).all()
-    assert table.loc["kmeans", "n_clusters"] == 8
-    written = pd.read_csv(tmp_path / "new" / "demo" / "cluster.csv", index_col="method")
-    pd.testing.assert_frame_equal(written, table)
-    (figure,) = figures
-    titles = [ax.get_title() for ax in figure.axes]
-    assert titles[0] == "published cell types"
-    assert [title.split()[0] for title in titles[1:3]] == ["kmeans", "leiden"]
-    assert [ax.axison for ax in figure.axes] == [True] * 5 + [False] * 3  # types, two methods, two scores; the rest
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path, list[Figure]]:
+    """The table, the folder, and the figures that were saved."""
+    out, kept, save = tmp_path_factory.mktemp("demo") / "new" / "demo", [], Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "names", QUICK.get)
+        patch.setattr(_demo, "_tsne", lambda z: z[:, :2])
+        patch.setattr(Figure, "savefig", lambda figure, *a, **k: (kept.append(figure), save(figure, *a, **k))[1])
+        return bench.demo(out), out, kept
+
+
+def test_it_writes_a_table_and_a_figure_of_each_task_and_one_page(made: Any):
+    _, out, _ = made
+    assert {path.name for path in out.iterdir()} == {"index.html"} | {
+        f"{task}.{kind}" for task in QUICK for kind in ("csv", "png")
+    }
+
+
+def test_every_task_with_embedded_data_is_in_it():
+    embedded = [name for name in sd.datasets.names() if sd.datasets.info(name).get("embedded")]
+    assert set(_demo._parts()) == {task for name in embedded for task in sd.datasets.info(name)["tasks"]} & set(TASKS)
+
+
+def test_the_table_has_the_scores_of_each_task_the_best_first(made: Any):
+    table, out, _ = made
+    assert table.index.names == ["task", "method"]
+    assert table.index.get_level_values("task").unique().tolist() == list(QUICK)
+    for task, own in table.groupby(level="task"):
+        written = pd.read_csv(out / f"{task}.csv", index_col="method")
+        assert set(written) == {*TASKS[task].metrics, "seconds"} | ({"n_clusters"} if task == "cluster" else set())
+        found = own.droplevel("task")
+        pd.testing.assert_frame_equal(written, found[list(written)], check_dtype=False)
+        assert found.drop(columns=list(written)).isna().all(axis=None)
+    assert list(table.loc["cluster"].index) == ["kmeans", "leiden"]
+    assert list(table.loc["joint_embed"].index) == ["svd_concat", "pca"]
+    assert table.loc[("cluster", "kmeans"), "n_clusters"] == 8
+
+
+def test_scores_that_are_errors_are_sorted_upwards(monkeypatch: pytest.MonkeyPatch):
+    rows = {"a": 0.3, "b": 0.1}
+    monkeypatch.setattr(registry, "names", lambda task: list(rows))
+    monkeypatch.setattr(_demo, "_row", lambda task, part, data, name, arguments: {"rmse": rows[name]})
+    assert list(_demo._table(TASKS["deconvolve"], None, None, {}).index) == ["b", "a"]
+
+
+def test_the_figures_show_what_is_known_and_what_was_found(made: Any):
+    titles = [[ax.get_title() for ax in figure.axes if ax.get_title()] for figure in made[2]]
+    assert [[title.split("  ")[0] for title in each] for each in titles] == [
+        ["published cell types", "kmeans", "leiden"], ["true shares", "nnls"], ["svd_concat", "pca"],
+    ]  # fmt: skip
+    labels = [{ax.get_xlabel()[:-2] for ax in figure.axes} for figure in made[2]]
+    assert all(set(TASKS[task].metrics) <= shown for task, shown in zip(QUICK, labels, strict=True))
+    assert [sum(ax.get_legend() is not None for ax in figure.axes) for figure in made[2]] == [0, 1, 1]
+
+
+def test_the_page_shows_all_of_it_asks_for_nothing_and_is_no_benchmark(made: Any):
+    table, out, _ = made
+    text = (out / "index.html").read_text(encoding="utf-8")
+    assert html.escape("A demo's scores are no benchmark") in text or "A demo's scores are no benchmark" in text
+    assert all(f"<tr><th scope=row>{method}</th>" in text for _, method in table.index)
+    assert text.count('src="data:image/png;base64,') == len(QUICK)
+    assert not re.search(r"https?:|url\(|@import|<script", text)
+    for task in QUICK:
+        entry = sd.datasets.info(_demo._parts()[task].dataset)
+        assert html.escape(entry["data_source"]) in text
+        assert entry["data_licence"] in text
+
+
+def test_the_code_of_the_page_gives_the_scores_of_the_table(made: Any):
+    table, out, _ = made
+    blocks = re.findall(r"<pre><code>(.*?)</code></pre>", (out / "index.html").read_text(encoding="utf-8"), flags=re.S)
+    for task, block in zip(QUICK, blocks, strict=False):
+        scores: list[pd.DataFrame] = []
+        lines = re.sub(r"^(sd\.metrics\.score.*)$", r"scores.append(\1)", html.unescape(block), flags=re.M)
+        exec(lines, {"scores": scores})
+        own = table.loc[task, list(TASKS[task].metrics)]
+        pd.testing.assert_frame_equal(pd.concat(scores).round(3), own, check_names=False)
+
+
+def test_the_score_is_that_of_the_labels_that_were_written(made: Any):
+    adata = sd.datasets.load("pbmc_demo")
+    tl.cluster(adata, method="kmeans", n_clusters=8)
+    expected = adjusted_rand_score(adata.obs["cell_type"], adata.obs["kmeans"])
+    assert made[0].loc[("cluster", "kmeans"), "ari"] == round(expected, 3)
 
 
 def test_a_method_whose_package_is_missing_is_left_out(
-    tmp_path: Path, figures: list[Figure], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    cluster = tl.cluster
+    cluster, only = tl.cluster, _demo._parts()["cluster"]
 
     def without(adata: Any, method: str, **given: Any) -> None:
         if method == "leiden":
             raise MissingPackageError("leiden needs the package 'igraph'")
         cluster(adata, method=method, **given)
 
+    monkeypatch.setattr(registry, "names", QUICK.get)
     monkeypatch.setattr(tl, "cluster", without)
-    assert list(bench.demo(tmp_path).index) == ["kmeans"]
+    monkeypatch.setattr(_demo, "_tsne", lambda z: z[:, :2])
+    monkeypatch.setattr(_demo, "_parts", lambda: {"cluster": only})
+    assert list(bench.demo(tmp_path).index) == [("cluster", "kmeans")]
     assert "without leiden: leiden needs the package 'igraph'" in caplog.text
 
 

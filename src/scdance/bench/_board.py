@@ -25,6 +25,11 @@ def read(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     One row per run.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> rows = sd.bench.read("docs/leaderboard/cluster.csv")  # doctest: +SKIP
     """
     import pandas as pd
 
@@ -47,6 +52,12 @@ def summary(rows: pd.DataFrame, scores: Sequence[str] | None = None) -> pd.DataF
     One row per data set, k and variant: its ``kind``; ``<score>``, ``<score>_sd`` and ``picked_<score>`` (the mean
     of the epochs that the labels would pick) over the seeds that gave a result, NaN where there is none;
     ``n_seeds``, ``n_failed``, mean ``n_clusters``, median ``cpu_seconds``, largest ``peak_mb``.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> rows = sd.bench.read("docs/leaderboard/cluster.csv")  # doctest: +SKIP
+    >>> sd.bench.summary(rows)[["dataset", "variant", "k", "ari", "ari_sd"]]  # doctest: +SKIP
     """
     scores = _scores(rows, scores)
     groups = rows.groupby(["dataset", "k", "variant", "kind"], sort=False)
@@ -91,6 +102,12 @@ def differences(rows: pd.DataFrame, score: str | None = None, *, k: str = "known
     -------
     One row per pair of ``variant`` (of a method) and ``floor``: ``difference`` (mean over the seeds), its standard
     deviation over the seeds ``sd``, and ``n_seeds``, those in which both have a result on every data set.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> rows = sd.bench.read("docs/leaderboard/cluster.csv")  # doctest: +SKIP
+    >>> sd.bench.differences(rows, "ari", k="estimated")  # doctest: +SKIP
     """
     import pandas as pd
 
@@ -120,6 +137,12 @@ def measured(rows: pd.DataFrame, path: str | Path | None = None) -> pd.DataFrame
     -------
     One row per method with a result on every data set, the best first: ``score`` (mean over data sets and seeds of
     the first score of the task, number of clusters known where the method takes one) and median ``cpu_seconds``.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> rows = sd.bench.read("docs/leaderboard/cluster.csv")  # doctest: +SKIP
+    >>> sd.bench.measured(rows)  # doctest: +SKIP
     """
     import pandas as pd
 
@@ -148,6 +171,12 @@ def leaderboard(rows: pd.DataFrame, scores: Sequence[str] | None = None) -> str:
     Returns
     -------
     Markdown. ± is the standard deviation over the seeds.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> rows = sd.bench.read("docs/leaderboard/cluster.csv")  # doctest: +SKIP
+    >>> page = sd.bench.leaderboard(rows)  # doctest: +SKIP
     """
     scores = _scores(rows, scores)
     parts = []

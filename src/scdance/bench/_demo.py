@@ -1,39 +1,77 @@
-"""The first five minutes: every method on the embedded data."""
+"""The first five minutes: every method of every task on the embedded data, on one page."""
 
 from __future__ import annotations
 
+import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdance._checks import MissingPackageError
-from scdance._core.task import CLUSTER
+from scdance._core.task import CLUSTER, DECONVOLVE, JOINT_EMBED, TASKS, Task
 from scdance._settings import logger
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from anndata import AnnData
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DATA = "pbmc_demo"
-COLUMNS = 4  # panels beside each other
+COLUMNS = 4  # most pictures beside each other
+FEWEST_COLUMNS = 3  # that the width is made for
+PANEL = (3.6, 3.3)  # inches of a picture
+SCORES_HEIGHT, BAR_HEIGHT = 0.9, 0.27  # inches of the scores without bars, and of a bar
+MOST_TYPES, GREY = 10, "0.85"  # in colour, on a map of cells of many types; the shade of the others
+NO_BENCHMARK = "A demo's scores are no benchmark: a few hundred cells, one seed, nothing tuned."
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the demo of one task runs on.
+
+    Attributes
+    ----------
+    dataset
+        Embedded data set that it is made from.
+    how
+        A sentence on what is made from it, "" if it is taken as it is.
+    code
+        What a user types to get the objects.
+    given
+        Makes them: the object, and further arguments of the tool.
+    truth
+        Name of what is known, where the scores of the task look for it.
+    draw
+        Figure of the object with all results, from its truth and the table of scores.
+    known
+        Parameters that methods get which have them.
+    """
+
+    dataset: str
+    how: str
+    code: str
+    given: Callable[[], tuple[Any, dict[str, Any]]]
+    truth: str
+    draw: Callable[[Any, str, Task, pd.DataFrame], Figure]
+    known: dict[str, Any] = field(default_factory=dict)
 
 
 def demo(out: str | Path = "demo") -> pd.DataFrame:
-    """Cluster the embedded blood cells with every method; write a table and a figure.
+    """Run every method on the embedded data: tables, figures, and one page that shows them and how to repeat them.
 
     Parameters
     ----------
     out
-        Folder for ``cluster.csv`` and ``cluster.png``; made if need be.
+        Folder for ``index.html`` and, of each task, ``<task>.csv`` and ``<task>.png``; made if need be.
 
     Returns
     -------
-    One row per method, the best first: ``ari`` and ``nmi`` against the published labels, ``n_clusters``, and
-    wall ``seconds`` of the call.
+    One row per task and method, the best of each task first: its scores against what is known, ``n_clusters`` where
+    it finds clusters, and wall ``seconds`` of the call. Scores of other tasks are missing.
 
     Examples
     --------
@@ -42,82 +80,301 @@ def demo(out: str | Path = "demo") -> pd.DataFrame:
     """
     import pandas as pd
 
-    from scdance import datasets
+    from scdance._report import page
+
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    tables, sections = {}, {}
+    for name, part in _parts().items():
+        data, arguments = part.given()
+        table = _table(TASKS[name], part, data, arguments)
+        if len(table):
+            table.to_csv(out / f"{name}.csv", lineterminator="\n")
+            tables[name] = table
+            sections[name] = _section(TASKS[name], part, data, table, out / f"{name}.png")
+    sections["Once more"] = _once_more()
+    lead = f'<p class="note"><strong>{NO_BENCHMARK}</strong></p>'
+    (out / "index.html").write_text(page("scdance: the demo", sections, lead), encoding="utf-8")
+    table = pd.concat(tables, names=["task"])
+    return table[[*table.columns.drop("seconds"), "seconds"]]
+
+
+def _table(task: Task, part: Part, data: Any, arguments: dict[str, Any]) -> pd.DataFrame:
+    """Run the methods of a task one after the other on the same object, and score them; the best comes first."""
+    import pandas as pd
+
+    from scdance import metrics
     from scdance._core import registry
 
-    adata, entry = datasets.load(DATA), datasets.info(DATA)
     rows = {}
-    for name in registry.names(CLUSTER.name):
+    for name in registry.names(task.name):
         try:
-            rows[name] = _row(adata, name, entry)
+            rows[name] = _row(task, part, data, name, arguments)
         except MissingPackageError as error:
             logger.warning("demo: without %s: %s", name, error)
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
-    table = table.sort_values(CLUSTER.metrics[0], ascending=False).round(3)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out / f"{CLUSTER.name}.csv", lineterminator="\n")
-    _figure(adata, entry["labels_key"], table).savefig(out / f"{CLUSTER.name}.png", dpi=110)
-    return table
+    if not rows:
+        return table
+    first = task.metrics[0]
+    return table.sort_values(first, ascending=not metrics.get(first).higher_is_better).round(3)
 
 
-def _row(adata: AnnData, name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """Cluster with one method and score it."""
+def _row(task: Task, part: Part, data: Any, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Run one method and score it."""
     from scdance import metrics, tl
     from scdance._core import registry
     from scdance._core.knobs import knobs
 
-    known = {"n_clusters": entry["n_classes"]} if "n_clusters" in knobs(registry.get(CLUSTER.name, name)) else {}
+    own = knobs(registry.get(task.name, name))
+    known = {knob: value for knob, value in part.known.items() if knob in own}
     start = time.perf_counter()
-    tl.cluster(adata, method=name, **known)
+    getattr(tl, task.name)(data, method=name, **arguments, **known)
     seconds = time.perf_counter() - start
-    scores = metrics.score(adata, CLUSTER.name, key=name, truth=entry["labels_key"])
+    scores = metrics.score(data, task.name, key=name, truth=part.truth)
+    found = {"n_clusters": data.obs[name].nunique()} if "n_clusters" in part.known else {}
+    return {**{score: scores[score].item() for score in task.metrics}, **found, "seconds": seconds}
+
+
+# ---------------------------------------------------------------------- data
+
+
+def _parts() -> dict[str, Part]:
+    """What each task is shown on; a task without a data set is not in the demo."""
+    from scdance.datasets import info
+
+    blood, lines, marrow = "pbmc_demo", "lung_lines_demo", "cite_demo"
     return {
-        **{score: scores[score].item() for score in CLUSTER.metrics},
-        "n_clusters": adata.obs[name].nunique(),
-        "seconds": seconds,
+        CLUSTER.name: Part(
+            dataset=blood,
+            how="Methods that take a number of clusters are told that of the published types.",
+            code=f'adata = sd.datasets.load("{blood}")',
+            given=lambda: _loaded(blood),
+            truth=info(blood)["labels_key"],
+            draw=_draw_groups,
+            known={"n_clusters": info(blood)["n_classes"]},
+        ),
+        DECONVOLVE.name: Part(
+            dataset=lines,
+            how="No spots of a real tissue with a known truth are free to give away, so these are simulated: mixtures "
+            "of one half of the cells, with genes that the platform changes, spots that bleed, and ambient RNA. "
+            "The other half is the reference.",
+            code=f'cells = sd.datasets.load("{lines}")\n'
+            "mixing, ref = sd.datasets.split_reference(cells)\n"
+            f'adata = sd.datasets.simulate_visium(mixing, "{info(lines)["labels_key"]}", n_rows=20, n_cols=20)',
+            given=lambda: _spots(lines),
+            truth="true_prop",
+            draw=_draw_shares,
+        ),
+        JOINT_EMBED.name: Part(
+            dataset=marrow,
+            how="",
+            code=f'mdata = sd.datasets.load("{marrow}")',
+            given=lambda: _loaded(marrow),
+            truth=info(marrow)["labels_key"],
+            draw=_draw_spaces,
+        ),
     }
 
 
-def _figure(adata: AnnData, truth: str, table: pd.DataFrame) -> Figure:
-    """The cells by type and by each method's clusters, all in one map, and the scores as bars."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
+def _loaded(name: str) -> tuple[Any, dict[str, Any]]:
+    from scdance import datasets
+
+    return datasets.load(name), {}
+
+
+def _spots(name: str) -> tuple[AnnData, dict[str, Any]]:
+    """Simulated spots of one half of the cells, and the other half as reference."""
+    from scdance import datasets
+
+    key = datasets.info(name)["labels_key"]
+    mixing, ref = datasets.split_reference(datasets.load(name))
+    return datasets.simulate_visium(mixing, key, n_rows=20, n_cols=20), {"ref": ref, "labels_key": key}
+
+
+# ---------------------------------------------------------------------- page
+
+
+def _section(task: Task, part: Part, data: Any, table: pd.DataFrame, file: Path) -> str:
+    """One task of the page; its figure is written to `file` as well."""
+    from scdance import _report as to
+    from scdance.datasets import info
+
+    entry = info(part.dataset)
+    origin = f"{part.dataset}: {entry['description']}. {entry['data_source']} ({entry['data_licence']})."
+    shot = to.png(part.draw(data, part.truth, task, table))
+    file.write_bytes(shot)
+    names = ", ".join(table.index)
+    return "\n".join(
+        [
+            f"<p>{to.escaped(task.text)}</p>",
+            f"<p>Data: {to.escaped(origin)} {to.escaped(part.how)}</p>",
+            to.table(table),
+            f'<p class="quiet">{to.escaped(_legend(task))}</p>',
+            to.image(shot, f"{task.name}: what is known beside the results of {names}, and their scores as bars"),
+            "<h3>What was run</h3>",
+            to.table(_what_was_run(data, table)),
+            "<h3>The code to repeat it</h3>",
+            to.code(_code(task, part, data, table)),
+        ]
+    )
+
+
+def _legend(task: Task) -> str:
+    """Which way the scores go."""
+    from scdance import metrics
+
+    ways = {name: "higher" if metrics.get(name).higher_is_better else "lower" for name in task.metrics}
+    told = ", ".join(f"{name} ({way} is better)" for name, way in ways.items())
+    return f"{told}; seconds of the whole call. {NO_BENCHMARK}"
+
+
+def _what_was_run(data: Any, table: pd.DataFrame) -> pd.DataFrame:
+    """One row per method: what it is, whom to cite, what it read, why it stopped."""
+    import pandas as pd
+
+    from scdance._report import runs_of, told
+
+    facts = {run.key: told(run) for run in runs_of(data)}
+    frame = pd.DataFrame.from_dict({name: facts[name] for name in table.index}, orient="index").fillna("–")
+    frame["method"] = [text.partition(": ")[2] for text in frame["method"]]
+    return frame.drop(columns=["seconds", "scdance"]).rename(columns={"method": "what it is"}).rename_axis("method")
+
+
+def _code(task: Task, part: Part, data: Any, table: pd.DataFrame) -> str:
+    from scdance._core.objects import kind_of
+    from scdance._report import NAMES, call_of, runs_of
+    from scdance.datasets import info
+
+    runs = {run.key: run for run in runs_of(data)}
+    name = NAMES[kind_of(data)]
+    lines = ["import scdance as sd", "", part.code]
+    for key in table.index:
+        score = f'sd.metrics.score({name}, "{task.name}", key="{key}", truth="{part.truth}")'
+        lines += ["", call_of(runs[key], info(part.dataset)["labels_key"]), score]
+    return "\n".join(lines)
+
+
+def _once_more() -> str:
+    from scdance import __version__
+    from scdance._report import code, escaped
+
+    python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    return (
+        f"<p>This page was made by scdance {escaped(__version__)}, {escaped(python)}. It holds all it shows and "
+        "loads nothing from anywhere. To make it anew, and a page like it of an object of yours:</p>"
+        + code("scdance demo\nscdance report FILE.h5ad")
+    )
+
+
+# ---------------------------------------------------------------------- figures
+
+
+def _panels(task: Task, table: pd.DataFrame, n: int) -> tuple[Figure, list[Axes]]:
+    """A figure with places for `n` pictures, above the scores of the methods as bars."""
+    import numpy as np
     from matplotlib.figure import Figure
 
     from scdance import pl
     from scdance._core import registry
 
-    adata.obsm["X_tsne"] = _map(adata, table.index)
-    tab20 = colormaps["tab20"]
-    palette = [to_hex(tab20(i)) for i in (*range(0, 20, 2), *range(1, 20, 2))]  # the bright half first
-    adata.uns[f"{truth}_colors"] = palette[: adata.obs[truth].nunique()]
-    n_panels = 1 + len(table) + len(CLUSTER.metrics)
-    n_rows = -(-n_panels // COLUMNS)
-    figure = Figure(figsize=(3.6 * COLUMNS, 3.3 * n_rows), layout="constrained")
-    panels = figure.subplots(n_rows, COLUMNS, squeeze=False).ravel()
-    for ax in panels[n_panels:]:
+    n_columns = _n_columns(n)
+    n_rows = -(-n // n_columns)
+    heights = (PANEL[1] * n_rows, SCORES_HEIGHT + BAR_HEIGHT * len(table))
+    figure = Figure(figsize=(PANEL[0] * max(n_columns, FEWEST_COLUMNS), sum(heights)), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=heights)
+    panels = list(above.subplots(n_rows, n_columns, squeeze=False).ravel())
+    for ax in panels[n:]:
         ax.set_axis_off()
-    for ax, key in zip(panels, [truth, *table.index], strict=False):
+    floors = [registry.get(task.name, name).control for name in table.index]
+    scores = np.array(below.subplots(1, len(task.metrics), squeeze=False))
+    pl.benchmark(table.reset_index().assign(control=floors), task.metrics, ax=scores)
+    return figure, panels[:n]
+
+
+def _n_columns(n: int) -> int:
+    """Pictures beside each other, so that the rows are about equally full."""
+    n_rows = -(-n // COLUMNS)
+    return -(-n // n_rows)
+
+
+def _title(table: pd.DataFrame, name: str) -> str:
+    return f"{name}  ({table.loc[name, 'seconds']:.1f} s)"
+
+
+def _draw_groups(adata: AnnData, truth: str, task: Task, table: pd.DataFrame) -> Figure:
+    """The cells by type and by each method's clusters, all in one map."""
+    from scdance import pl
+
+    adata.obsm["X_tsne"] = _tsne(_floor(adata, task, table.index))
+    palette = _palette()
+    adata.uns[f"{truth}_colors"] = palette[: adata.obs[truth].nunique()]
+    figure, panels = _panels(task, table, 1 + len(table))
+    for ax, key in zip(panels, [truth, *table.index], strict=True):
         if key != truth:
             adata.uns[f"{key}_colors"] = _like(adata, key, truth, palette)
         pl.embedding(adata, key, basis="X_tsne", ax=ax)
         ax.get_legend().remove()  # types and clusters are mere numbers here
-        ax.set_title("published cell types" if key == truth else f"{key}  ({table.loc[key, 'seconds']:.1f} s)")
-    floors = [registry.get(CLUSTER.name, name).control for name in table.index]
-    pl.benchmark(table.reset_index().assign(control=floors), CLUSTER.metrics, ax=panels[1 + len(table) : n_panels])
+        ax.set_title("published cell types" if key == truth else _title(table, key))
     return figure
 
 
-def _map(adata: AnnData, names: Iterable[str]) -> np.ndarray:
-    """Two dimensions to draw in: t-SNE of the principal components of the first floor that has them."""
-    from sklearn.manifold import TSNE
+def _draw_shares(adata: AnnData, truth: str, task: Task, table: pd.DataFrame) -> Figure:
+    """The spots as pies of their true and of their estimated shares."""
+    from scdance import pl
 
+    figure, panels = _panels(task, table, 1 + len(table))
+    for ax, key in zip(panels, [truth, *table.index], strict=True):
+        pl.proportions(adata, key, ax=ax)
+        ax.set_title("true shares" if key == truth else _title(table, key))
+    _one_legend(panels)
+    return figure
+
+
+def _draw_spaces(mdata: Any, truth: str, task: Task, table: pd.DataFrame) -> Figure:
+    """The cells by type in a map of each method's space."""
+    from scdance import pl
+
+    known, shown = mdata.obs[truth].astype("category"), f"{truth}_shown"
+    largest, others = list(known.value_counts().index[:MOST_TYPES]), "other types"
+    mdata.obs[shown] = known.cat.set_categories([*largest, others]).fillna(others)
+    mdata.uns[f"{shown}_colors"] = [*_palette()[: len(largest)], GREY]
+    figure, panels = _panels(task, table, len(table))
+    for ax, key in zip(panels, table.index, strict=True):
+        mdata.obsm["X_tsne"] = _tsne(mdata.obsm[f"X_{key}"])
+        pl.embedding(mdata, shown, basis="X_tsne", ax=ax)
+        ax.set_title(_title(table, key))
+    _one_legend(panels)
+    return figure
+
+
+def _one_legend(panels: list[Axes]) -> None:
+    """Keep that of the last panel of the first row, where there is room beside it."""
+    for i, ax in enumerate(panels):
+        if i != _n_columns(len(panels)) - 1:
+            ax.get_legend().remove()
+
+
+def _palette() -> list[str]:
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    tab20 = colormaps["tab20"]
+    return [to_hex(tab20(i)) for i in (*range(0, 20, 2), *range(1, 20, 2))]  # the bright half first
+
+
+def _floor(adata: AnnData, task: Task, names: Iterable[str]) -> np.ndarray:
+    """The embedding of the first floor that has one."""
     from scdance._core import registry
 
-    name = next(n for n in names if registry.get(CLUSTER.name, n).control and f"X_{n}" in adata.obsm)
+    return adata.obsm[f"X_{next(n for n in names if registry.get(task.name, n).control and f'X_{n}' in adata.obsm)}"]
+
+
+def _tsne(z: np.ndarray) -> np.ndarray:
+    """Two dimensions to draw in."""
+    from sklearn.manifold import TSNE
+
     # half of the usual iterations: a second of CPU, and the picture is the same
-    return TSNE(init="pca", max_iter=500, random_state=0).fit_transform(adata.obsm[f"X_{name}"])
+    return TSNE(init="pca", max_iter=500, random_state=0).fit_transform(z)
 
 
 def _like(adata: AnnData, key: str, truth: str, palette: list[str]) -> list[str]:

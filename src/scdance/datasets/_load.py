@@ -75,6 +75,12 @@ def info(name: str) -> dict[str, Any]:
     ------
     InputError
         If there is no such data set; the nearest name is given.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> sd.datasets.info("pbmc_demo")["labels_key"]
+    'cell_type'
     """
     one_of(name, names(), "name")
     return deepcopy(_registry()[name])
@@ -93,6 +99,17 @@ def table(task: str | None = None) -> pd.DataFrame:
     One row per data set, indexed by name: its tasks, shape (cells, features of all modalities), number of
     classes (<NA> where there is no truth), whether it lies in the package, the licence of the data and who
     measured them.
+
+    Raises
+    ------
+    InputError
+        If no data set has this task; the tasks are named.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> bool(sd.datasets.table("cluster").loc["pbmc_demo", "embedded"])
+    True
     """
     import pandas as pd
 

@@ -69,6 +69,11 @@ def toy_clusters(
     changes in ``varm["lfc"]``, (n_vars, k); ``obs["batch"]`` if there are several; with dropout, the counts
     that were lost in ``layers["dropped"]``.
 
+    Raises
+    ------
+    InputError
+        If a number is out of range.
+
     Examples
     --------
     >>> import scdance as sd
@@ -154,6 +159,11 @@ def toy_pairs(
     -------
     MuData with int32 counts (CSR) in ``X`` of the modalities ``"rna"`` and ``"prot"``, and categories in
     ``obs["cell_type"]``.
+
+    Raises
+    ------
+    InputError
+        If a number is out of range.
 
     Examples
     --------

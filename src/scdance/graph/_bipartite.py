@@ -28,6 +28,20 @@ def bipartite(weights: spmatrix | sparray, *, norm: bool = True) -> tuple[csr_ma
     -------
     The edges into cells, (n_cells, n_genes), and the edges into genes, (n_genes, n_cells), both CSR
     float32; row v holds what arrives at node v.
+
+    Raises
+    ------
+    InputError
+        If a weight is negative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> from scdance import graph
+    >>> into_cells, into_genes = graph.bipartite(csr_matrix(np.array([[1.0, 3.0], [0.0, 2.0]])))
+    >>> into_cells.toarray().tolist()
+    [[0.5, 1.5], [0.0, 1.0]]
     """
     into_cells = canonical(weights)
     if into_cells.nnz and into_cells.data.min() < 0:

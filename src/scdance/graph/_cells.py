@@ -34,6 +34,18 @@ def knn(x: np.ndarray, k: int = 15, *, random_state: int = 0) -> csr_matrix:
     -------
     Distances, (n, n), CSR float32, exactly k stored values in a row, columns ascending, nothing on the
     diagonal. Duplicated points are neighbours at a stored distance of 0.
+
+    Raises
+    ------
+    InputError
+        If `k` is below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import graph
+    >>> graph.knn(np.array([[0.0], [1.0], [3.0]]), k=1).toarray().tolist()
+    [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]
     """
     x = np.ascontiguousarray(x, dtype=np.float32)
     n = x.shape[0]
@@ -104,6 +116,14 @@ def fuzzy(distances: csr_matrix) -> csr_matrix:
     Returns
     -------
     Weights in (0, 1], (n, n), symmetric CSR float32 without a diagonal and without stored zeros.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import graph
+    >>> weights = graph.fuzzy(graph.knn(np.random.default_rng(0).normal(size=(50, 3)), k=14))
+    >>> weights.shape, bool((abs(weights - weights.T) > 0).nnz)
+    ((50, 50), False)
     """
     n = distances.shape[0]
     counts = np.diff(distances.indptr)

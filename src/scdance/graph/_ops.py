@@ -24,6 +24,19 @@ def symmetric(a: spmatrix | sparray, how: str = "max") -> csr_matrix:
     Returns
     -------
     (n, n), symmetric CSR float32 without stored zeros.
+
+    Raises
+    ------
+    InputError
+        If `how` is something else.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> from scdance import graph
+    >>> graph.symmetric(csr_matrix(np.array([[0.0, 2.0], [1.0, 0.0]]))).toarray().tolist()
+    [[0.0, 2.0], [2.0, 0.0]]
     """
     one_of(how, ("max", "mean"), "`how`")
     a = canonical(a)
@@ -41,6 +54,14 @@ def self_loops(a: spmatrix | sparray) -> csr_matrix:
     Returns
     -------
     (n, n), CSR float32 without stored zeros.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> from scdance import graph
+    >>> graph.self_loops(csr_matrix(np.array([[0.0, 2.0], [2.0, 0.0]]))).toarray().tolist()
+    [[1.0, 2.0], [2.0, 1.0]]
     """
     a = canonical(a)
     return canonical(a - diags_array(a.diagonal()) + eye_array(a.shape[0], dtype=np.float32))
@@ -60,6 +81,19 @@ def normalize(a: spmatrix | sparray, how: str = "sym") -> csr_matrix:
     Returns
     -------
     (n, m), CSR float32 without stored zeros. Rows without edges stay empty.
+
+    Raises
+    ------
+    InputError
+        If `how` is something else.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> from scdance import graph
+    >>> graph.normalize(csr_matrix(np.array([[1.0, 3.0], [2.0, 0.0]])), how="row").toarray().tolist()
+    [[0.25, 0.75], [1.0, 0.0]]
     """
     one_of(how, ("sym", "row"), "`how`")
     a = canonical(a)

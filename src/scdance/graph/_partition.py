@@ -49,6 +49,14 @@ def by_size(codes: np.ndarray, k: int | None = None) -> tuple[np.ndarray, np.nda
     -------
     The new codes, (n,), int32, and the old code of each new one, (k,); clusters of equal size keep the
     order in which they first appear.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import graph
+    >>> codes, old = graph.by_size(np.array([5, 2, 2]))
+    >>> codes.tolist(), old.tolist()
+    ([1, 0, 0], [2, 5])
     """
     old, first, inverse, sizes = np.unique(codes, return_index=True, return_inverse=True, return_counts=True)
     order = np.lexsort((first, -sizes))
@@ -114,6 +122,15 @@ def leiden(a: csr_matrix, *, resolution: float = 1.0, n_iterations: int = 2, ran
     ------
     MissingPackageError
         If igraph is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import graph
+    >>> x = np.random.default_rng(0).normal(np.repeat([0, 20], 30)[:, None], size=(60, 2))
+    >>> labels = graph.leiden(graph.fuzzy(graph.knn(x)), resolution=0.1)
+    >>> np.bincount(labels).tolist()
+    [30, 30]
     """
     with _igraph(random_state, "Leiden clustering") as igraph:
         found = _undirected(igraph, a).community_leiden(
@@ -145,6 +162,15 @@ def louvain(a: csr_matrix, *, resolution: float = 1.0, random_state: int = 0) ->
     ------
     MissingPackageError
         If igraph is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import graph
+    >>> x = np.random.default_rng(0).normal(np.repeat([0, 20], 30)[:, None], size=(60, 2))
+    >>> labels = graph.louvain(graph.fuzzy(graph.knn(x)), resolution=0.1)
+    >>> np.bincount(labels).tolist()
+    [30, 30]
     """
     with _igraph(random_state, "Louvain clustering") as igraph:
         found = _undirected(igraph, a).community_multilevel(weights="weight", resolution=resolution)
@@ -169,6 +195,19 @@ def kmeans(x: np.ndarray, k: int, *, n_init: int = 20, random_state: int = 0) ->
     -------
     Cluster of each point, (n,), int32, 0 is the largest, and the centres in the same order, (k, d),
     float32.
+
+    Raises
+    ------
+    InputError
+        If `k` is below 1 or above n.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import graph
+    >>> labels, centers = graph.kmeans(np.array([[0.0], [1.0], [9.0]]), 2)
+    >>> labels.tolist(), centers.tolist()
+    ([0, 0, 1], [[0.5], [9.0]])
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
@@ -200,6 +239,20 @@ def mixture(
     -------
     Most probable component of each point, (n,), int32, 0 is the largest; the means, (k, d), and the
     probabilities, (n, k), rows sum to 1, both float32 and in the same order.
+
+    Raises
+    ------
+    InputError
+        If `k` is below 1 or above n.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import graph
+    >>> x = np.random.default_rng(0).normal(np.repeat([0, 20], [40, 20])[:, None], size=(60, 2))
+    >>> labels, means, proba = graph.mixture(x, 2)
+    >>> np.bincount(labels).tolist(), means.shape, proba.shape
+    ([40, 20], (2, 2), (60, 2))
     """
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits
@@ -249,6 +302,21 @@ def choose_k(
     Returns
     -------
     The number, a partition into that many clusters, and the table of candidates.
+
+    Raises
+    ------
+    InputError
+        If `how` is something else.
+    MissingPackageError
+        If igraph is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import graph
+    >>> x = np.random.default_rng(0).normal(np.repeat([0, 20, 40], 30)[:, None], size=(90, 2))
+    >>> graph.choose_k(x, resolution=0.1).k
+    3
     """
     one_of(how, ("leiden", "stability", "scgnn"), "`how`")
     z = np.ascontiguousarray(z, dtype=np.float32)

@@ -23,6 +23,14 @@ class Sparse:
         (n, m), scipy sparse.
     device
         Where the tensors lie.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scipy.sparse import eye_array
+    >>> from scdance import graph
+    >>> (graph.Sparse(2 * eye_array(2, format="csr")) @ torch.ones(2, 1)).tolist()
+    [[2.0], [2.0]]
     """
 
     def __init__(self, a: csr_matrix, device: str | torch.device = "cpu") -> None:
@@ -74,6 +82,16 @@ def spmm(a: Sparse, x: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     (n, d), float32.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scipy.sparse import eye_array
+    >>> from scdance import graph
+    >>> x = torch.ones(2, 1, requires_grad=True)
+    >>> graph.spmm(graph.Sparse(2 * eye_array(2, format="csr")), x).sum().backward()
+    >>> x.grad.tolist()
+    [[2.0], [2.0]]
     """
     product: torch.Tensor = _Product.apply(x, a)
     return product
@@ -96,6 +114,14 @@ def to_pyg(a: csr_matrix, x: Any = None, *, nodes: tuple[str, str] | None = None
     -------
     A ``Data`` with `edge_index`, `edge_weight` and `x`; for two kinds of nodes a ``HeteroData`` with the
     edges (column node, "to", row node) and the same ones backwards.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import graph
+    >>> data = graph.to_pyg(graph.knn(np.array([[0.0], [1.0], [3.0]]), k=1))
+    >>> data.num_nodes, data.num_edges
+    (3, 3)
     """
     from torch_geometric.data import Data, HeteroData
 
@@ -135,6 +161,12 @@ def to_dgl(a: csr_matrix, x: Any = None, *, nodes: tuple[str, str] | None = None
     ------
     MissingPackageError
         If dgl cannot be imported; dgl 1.1.3 on Python 3.11 is the version known to work.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import graph
+    >>> found = graph.to_dgl(graph.knn(np.array([[0.0], [1.0], [3.0]]), k=1))  # doctest: +SKIP
     """
     dgl = package("dgl", extra="dgl", why="Export to DGL (known to work: dgl==1.1.3 on Python 3.11)")
     source, target, weight = _edges(a)

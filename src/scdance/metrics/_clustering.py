@@ -39,6 +39,12 @@ def ari(truth: ArrayLike, labels: ArrayLike) -> float:
     ------
     InputError
         If the lengths differ, two Series are indexed by different cells, or no truth is known.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> sd.metrics.ari(["T", "T", "B", "B"], ["0", "0", "1", "1"])
+    1.0
     """
     from sklearn.metrics import adjusted_rand_score
 
@@ -64,6 +70,12 @@ def nmi(truth: ArrayLike, labels: ArrayLike) -> float:
     ------
     InputError
         If the lengths differ, two Series are indexed by different cells, or no truth is known.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> round(sd.metrics.nmi(["T", "T", "B", "B"], ["0", "0", "1", "2"]), 6)
+    0.8
     """
     from sklearn.metrics import normalized_mutual_info_score
 
@@ -89,6 +101,12 @@ def ami(truth: ArrayLike, labels: ArrayLike) -> float:
     ------
     InputError
         If the lengths differ, two Series are indexed by different cells, or no truth is known.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> round(sd.metrics.ami(["T", "T", "B", "B"], ["1", "1", "0", "0"]), 6)
+    1.0
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
@@ -115,6 +133,12 @@ def accuracy_matched(truth: ArrayLike, labels: ArrayLike) -> float:
     ------
     InputError
         If the lengths differ, two Series are indexed by different cells, or no truth is known.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> sd.metrics.accuracy_matched(["T", "T", "B", "B"], ["0", "0", "0", "1"])
+    0.75
     """
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics.cluster import contingency_matrix
@@ -147,6 +171,12 @@ def silhouette(embedding: ArrayLike, labels: ArrayLike, *, random_state: int = 0
     ------
     InputError
         If the lengths differ, or the embedding is not a finite matrix.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> round(sd.metrics.silhouette([[0.0], [1.0], [9.0], [10.0]], ["a", "a", "b", "b"]), 2)
+    0.89
     """
     from sklearn.metrics import silhouette_score
 

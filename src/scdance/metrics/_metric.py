@@ -60,6 +60,13 @@ def metric(*, higher_is_better: bool, range: tuple[float, float]) -> Callable[[F
     Returns
     -------
     A decorator that leaves the function as it is.
+
+    Examples
+    --------
+    >>> from scdance.metrics import metric
+    >>> @metric(higher_is_better=True, range=(0.0, 1.0))  # doctest: +SKIP
+    ... def purity(truth, labels):
+    ...     "Share of the cells that have the main type of their cluster."
     """
 
     def put_on_list(function: Function) -> Function:
@@ -89,6 +96,12 @@ def get(name: str) -> Metric:
     ------
     InputError
         If there is no such metric; the nearest name is given.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> sd.metrics.get("rmse").higher_is_better
+    False
     """
     return _METRICS[one_of(name, names(), "metric")]
 
@@ -99,6 +112,12 @@ def names() -> list[str]:
     Returns
     -------
     Names, sorted.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> "ari" in sd.metrics.names()
+    True
     """
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"{__package__}.{module.name}")
@@ -111,6 +130,12 @@ def table() -> pd.DataFrame:
     Returns
     -------
     One row per metric, indexed by name: what it says, what it compares, its direction and its range.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> sd.metrics.table().loc["ari", "needs"]
+    'truth, labels'
     """
     import pandas as pd
 

@@ -30,7 +30,17 @@ _BLOCK = 1 << 20  # entries per sweep of the loss, which bounds the memory of it
 
 
 class CountParameters(NamedTuple):
-    """What a :class:`CountHead` predicts; `logit` is None without zero inflation."""
+    """What a :class:`CountHead` predicts.
+
+    Attributes
+    ----------
+    mean
+        μ > 0, (n_obs, n_vars), in counts.
+    dispersion
+        θ > 0, (n_obs, n_vars) or (n_vars,): the variance is μ + μ²/θ.
+    logit
+        ρ, (n_obs, n_vars): a zero is added with probability σ(ρ); None without zero inflation.
+    """
 
     mean: Tensor
     dispersion: Tensor
@@ -55,6 +65,14 @@ def log_nb(x: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
     Returns
     -------
     Log-probabilities, in the broadcast shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> one = torch.tensor(1.0)
+    >>> round(nn.log_nb(torch.tensor(0.0), one, one).exp().item(), 3)  # (θ / (θ + μ))^θ
+    0.5
     """
     z = dispersion + _SHIFT
     # lgΓ(x+θ) − lgΓ(θ) contains x log θ, which cancels against x log(μ/(θ+μ)) for large θ: merged
@@ -76,6 +94,14 @@ def log_zinb(x: Tensor, mean: Tensor, dispersion: Tensor, logit: Tensor) -> Tens
     Returns
     -------
     Log-probabilities, in the broadcast shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> zero, one = torch.tensor(0.0), torch.tensor(1.0)
+    >>> round(nn.log_zinb(zero, one, one, zero).exp().item(), 3)  # half of the zeros are added ones
+    0.75
     """
     nb = log_nb(x, mean, dispersion)
     return torch.where(x > 0, nb, torch.logaddexp(logit, nb)) - functional.softplus(logit)
@@ -139,6 +165,15 @@ def nb_loss(x: Tensor, mean: Tensor, dispersion: Tensor, size: Tensor | None = N
     Returns
     -------
     The mean over all entries, a scalar. Differentiable once, in `mean` and `dispersion`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> counts, outputs = torch.ones(4, 3), torch.zeros(4, 3, requires_grad=True)
+    >>> nn.nb_loss(counts, outputs, torch.zeros(3)).backward()
+    >>> outputs.grad.shape
+    torch.Size([4, 3])
     """
     return _CountLoss.apply(x, mean, dispersion, None, size)  # type: ignore[no-any-return]
 
@@ -166,6 +201,15 @@ def zinb_loss(
     Returns
     -------
     The mean over all entries, a scalar. Differentiable once, in `mean`, `dispersion` and `logit`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> counts, outputs = torch.ones(4, 3), torch.zeros(4, 3, requires_grad=True)
+    >>> nn.zinb_loss(counts, outputs, outputs, outputs, ridge=0.1).backward()
+    >>> outputs.grad.shape
+    torch.Size([4, 3])
     """
     loss = _CountLoss.apply(x, mean, dispersion, logit, size)
     return loss + ridge * logit.sigmoid().square().mean() if ridge else loss  # type: ignore[no-any-return]
@@ -265,6 +309,14 @@ class CountHead(nn.Module):
         ``"zinb"`` has a zero inflation for each entry, ``"nb"`` has none.
     dispersion
         ``"entry"``: θ of each cell and gene comes from the hidden layer; ``"gene"``: one free θ per gene.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> head = nn.CountHead(8, 20, likelihood="nb")
+    >>> head(torch.zeros(5, 8)).mean.shape, head.loss(torch.zeros(5, 8), torch.ones(5, 20)).shape
+    (torch.Size([5, 20]), torch.Size([]))
     """
 
     def __init__(

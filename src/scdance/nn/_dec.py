@@ -30,6 +30,14 @@ def log_soft_assignment(z: Tensor, centers: Tensor, alpha: float = 1.0) -> Tenso
     Returns
     -------
     log q, (n_obs, n_clusters); the rows of its exponential sum to 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> cells, centers = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [2.0]])
+    >>> [[round(q, 3) for q in row] for row in nn.log_soft_assignment(cells, centers).exp().tolist()]
+    [[0.833, 0.167], [0.5, 0.5]]
     """
     kernel = -(alpha + 1) / 2 * torch.log1p(_squared_distances(z, centers) / alpha)
     return torch.log_softmax(kernel, dim=1)
@@ -47,6 +55,14 @@ def target_distribution(q: Tensor) -> Tensor:
     -------
     p, (n_obs, n_clusters), rows sum to 1. Dividing by the cluster masses keeps large clusters from
     swallowing small ones.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> p = nn.target_distribution(torch.tensor([[0.8, 0.2], [0.2, 0.8]]))
+    >>> [[round(value, 3) for value in row] for row in p.tolist()]
+    [[0.941, 0.059], [0.059, 0.941]]
     """
     q = q.detach()
     weight = q.square() / q.sum(dim=0).clamp_min(torch.finfo(q.dtype).tiny)
@@ -66,6 +82,14 @@ def dec_loss(log_q: Tensor, p: Tensor) -> Tensor:
     Returns
     -------
     A scalar ≥ 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> q = torch.tensor([[0.8, 0.2], [0.2, 0.8]])
+    >>> nn.dec_loss(q.log(), q).item()
+    0.0
     """
     p = p.detach()
     return (torch.special.xlogy(p, p) - p * log_q).sum(dim=1).mean()
@@ -80,6 +104,13 @@ class DEC(nn.Module):
         Starting centres, (n_clusters, n_latent).
     alpha
         Degrees of freedom of the Student-t kernel.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> nn.DEC(torch.zeros(3, 2))(torch.ones(5, 2)).shape
+    torch.Size([5, 3])
     """
 
     def __init__(self, centers: Tensor, alpha: float = 1.0) -> None:

@@ -37,6 +37,13 @@ class Dense(nn.Module):
         Fraction of units dropped after each activation while training, in [0, 1).
     n_covariates
         Number of categories (batches, say) that enter the first layer one-hot beside the input; 0 for none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> nn.Dense([50, 16, 4], last="none", dropout=0.1)(torch.zeros(3, 50)).shape
+    torch.Size([3, 4])
     """
 
     def __init__(

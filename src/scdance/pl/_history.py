@@ -46,6 +46,13 @@ def history(adata: AnnData, task: str, key: str, *, ax: Axes | None = None) -> A
         If there is no record of that run; the message names those that are there.
     InputError
         If there is no such task, or the run trained nothing.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> adata = sd.datasets.toy_clusters()
+    >>> sd.tl.cluster(adata, method="graphsc", n_clusters=4)
+    >>> ax = sd.pl.history(adata, "cluster", "graphsc")
     """
     declared = TASKS[one_of(task, TASKS, "task")]
     record = record_of(adata, declared, key)

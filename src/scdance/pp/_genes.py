@@ -62,11 +62,21 @@ def align_genes(wanted: Sequence[str], present: Sequence[str], *, what: str = "T
     what
         How messages call the query.
 
+    Returns
+    -------
+    Where each wanted gene lies in the query, and how many were found, are missing and are left over.
+
     Raises
     ------
     InputError
         Fewer than 10 % of the wanted genes, or fewer than 50 (all, where the model has fewer) are there;
         the message says which kinds of identifier meet and whether case or a version suffix is the reason.
+
+    Examples
+    --------
+    >>> from scdance import pp
+    >>> pp.align_genes(["CD3E", "CD19", "LYZ"], ["LYZ", "CD19", "CD3E", "ACTB"]).columns.tolist()
+    [2, 1, 0]
     """
     position = {str(name): i for i, name in enumerate(present)}
     columns = np.array([position.get(str(name), -1) for name in wanted], dtype=np.int64)
@@ -77,18 +87,28 @@ def align_genes(wanted: Sequence[str], present: Sequence[str], *, what: str = "T
 
 
 def shared_genes(ref: Sequence[str], present: Sequence[str]) -> np.ndarray:
-    """Columns of a reference whose genes a query has too, ascending, (n_shared,) int.
+    """Find the genes of a reference that a query has too, by name.
 
     Parameters
     ----------
     ref, present
         Gene names of the reference and of the query, each unique.
 
+    Returns
+    -------
+    Columns of the reference, ascending, (n_shared,) int.
+
     Raises
     ------
     InputError
         Fewer than 10 genes, or than all of a reference with fewer, are shared; the message says why. Fewer than
         100, and than half of the reference, are a warning.
+
+    Examples
+    --------
+    >>> from scdance import pp
+    >>> pp.shared_genes(["CD3E", "CD19"], ["LYZ", "CD19", "CD3E"]).tolist()
+    [0, 1]
     """
     there = {str(name) for name in present}
     columns = np.flatnonzero([str(name) in there for name in ref])

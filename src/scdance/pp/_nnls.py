@@ -28,6 +28,14 @@ def gram_nnls(h: np.ndarray, c: np.ndarray, start: np.ndarray | None = None) -> 
     Returns
     -------
     (n_rows, n_types) float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import pp
+    >>> profiles, spots = np.array([[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]]), np.array([[4.0, 3.0, 3.0]])
+    >>> pp.gram_nnls(profiles @ profiles.T, spots @ profiles.T).round(6).tolist()
+    [[2.0, 1.0]]
     """
     h, c = np.asarray(h, dtype=np.float64), np.asarray(c, dtype=np.float64)
     if np.linalg.cond(h) > ILL:

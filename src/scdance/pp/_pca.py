@@ -97,6 +97,27 @@ class PCA:
 
 
 def project(dense_blocks: Iterator[np.ndarray], mean: np.ndarray, components: np.ndarray) -> np.ndarray:
-    """Scores of all blocks on `components`, (n_obs, n_components) float32."""
+    """Scores of all blocks on `components`, (n_obs, n_components) float32.
+
+    Parameters
+    ----------
+    dense_blocks
+        Rows in order, each block (n_rows, n_vars).
+    mean
+        Mean of each variable, (n_vars,).
+    components
+        Loadings, (n_components, n_vars).
+
+    Returns
+    -------
+    Scores, (n_obs, n_components) float32, in the unit of the values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import pp
+    >>> pp.project(iter([np.array([[3.0, 1.0]])]), np.array([1.0, 1.0]), np.array([[1.0, 0.0]])).tolist()
+    [[2.0]]
+    """
     offset = mean @ components.T
     return np.concatenate([block @ components.T - offset for block in dense_blocks])

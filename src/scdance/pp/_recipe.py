@@ -319,6 +319,17 @@ class Recipe:
     steps
         ``Recipe(normalize_total={}, log1p={}, select_genes={"n_top": 2000}, center_scale={"clip": 10})``;
         the names are those of the steps in this module.
+
+    Raises
+    ------
+    InputError
+        If there is no such step, or the order cannot be.
+
+    Examples
+    --------
+    >>> from scdance import pp
+    >>> pp.Recipe(normalize_total={}, log1p={}, select_genes={"n_top": 2000})
+    normalize_total → log1p → select_genes(n_top=2000)
     """
 
     def __init__(self, **steps: dict[str, Any]):
@@ -384,6 +395,8 @@ class FittedRecipe:
         The genes that are kept, (n_vars,) str.
     states
         Name and learnt numbers of each step that is left, in order.
+    columns
+        Where they lay among the genes that it was fitted on, (n_vars,) int.
     log_input
         Whether it was fitted on log-normalised values, and so expects them.
     text

@@ -27,6 +27,23 @@ def canonical(block: Any) -> sp.csr_matrix:
     """Turn a block of any kind into CSR float32 with sorted, unique indices and no stored zeros.
 
     The input is never changed. `csr_array` becomes `csr_matrix`, which scanpy 1.11 needs.
+
+    Parameters
+    ----------
+    block
+        Values, (n, n_vars): an array, sparse matrix or dask array.
+
+    Returns
+    -------
+    The same values, (n, n_vars), CSR float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import pp
+    >>> found = pp.canonical(np.array([[0, 2], [1, 0]]))
+    >>> found.dtype.name, found.nnz
+    ('float32', 2)
     """
     if hasattr(block, "compute"):
         block = block.compute(scheduler="synchronous")
@@ -48,12 +65,48 @@ def canonical(block: Any) -> sp.csr_matrix:
 
 
 def is_on_disk(matrix: Any) -> bool:
-    """Whether a matrix is read from a file or computed by dask, rather than held in memory."""
+    """Whether a matrix is read from a file or computed by dask, rather than held in memory.
+
+    Parameters
+    ----------
+    matrix
+        A matrix of any kind, (n_obs, n_vars).
+
+    Returns
+    -------
+    Whether it is neither a numpy array nor a sparse matrix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import pp
+    >>> pp.is_on_disk(np.zeros((2, 2)))
+    False
+    """
     return not (sp.issparse(matrix) or isinstance(matrix, np.ndarray))
 
 
 def blocks(x: Rows, size: int | None = None) -> Iterator[tuple[slice, sp.csr_matrix]]:
-    """Go through the rows of `x` in order: pairs of the row slice and its CSR; None: as many as memory stays small."""
+    """Go through the rows of a matrix in order, a block at a time.
+
+    Parameters
+    ----------
+    x
+        Values, (n_obs, n_vars).
+    size
+        Rows of a block; None: as many as memory stays small.
+
+    Returns
+    -------
+    Pairs of the slice of the rows and their values, (n_rows, n_vars) CSR.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import pp
+    >>> [(here.start, here.stop) for here, _ in pp.blocks(pp.canonical(np.eye(5)), size=2)]
+    [(0, 2), (2, 4), (4, 5)]
+    """
     if size is None:
         size = min(max(FEWEST, ENTRIES // _width(x)), MOST)
     for start in range(0, x.shape[0], size):
@@ -71,7 +124,13 @@ def _width(x: Any) -> int:
 
 
 class OnDisk:
-    """Rows of a backed HDF5/zarr matrix or of a dask array, read as canonical CSR when asked for."""
+    """Rows of a backed HDF5/zarr matrix or of a dask array, read as canonical CSR when asked for.
+
+    Parameters
+    ----------
+    matrix
+        Backed or lazy matrix, (n_obs, n_vars), whose rows can be sliced.
+    """
 
     def __init__(self, matrix: Any):
         self.matrix = matrix
@@ -92,7 +151,19 @@ class OnDisk:
 
 
 class Transformed:
-    """Some rows of another matrix, each block passed through a function when it is read."""
+    """Some rows of another matrix, each block passed through a function when it is read.
+
+    Parameters
+    ----------
+    base
+        The matrix that holds the rows, (n_base, n_base_vars).
+    rows
+        Positions in `base`, (n_obs,) int.
+    apply
+        From a CSR block of `base` and the positions of its rows there to a CSR block with `n_vars` columns.
+    n_vars
+        Number of columns of the result.
+    """
 
     def __init__(
         self,

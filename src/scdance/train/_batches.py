@@ -92,6 +92,18 @@ def split(n: int, share: float, rng: np.random.Generator) -> tuple[np.ndarray, n
         Part that validates, in (0, 1); at least one cell on either side.
     rng
         Generator that draws the split.
+
+    Returns
+    -------
+    Positions that train and positions that validate, int, both sorted; together each of ``range(n)`` once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import train
+    >>> rows, valid = train.split(10, 0.2, np.random.default_rng(0))
+    >>> len(rows), len(valid)
+    (8, 2)
     """
     n_valid = min(max(1, round(n * share)), n - 1)
     order = rng.permutation(n)

@@ -88,12 +88,25 @@ def loop(
     runtime
         Progress bar, checkpoint folder, `on_epoch`.
 
+    Returns
+    -------
+    Losses of each epoch, number of epochs, and why it ended.
+
     Raises
     ------
     ScdanceError
         The loss is no longer finite.
     InputError
         The checkpoint folder belongs to another call.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import train
+    >>> net, x = torch.nn.Linear(2, 1, bias=False), torch.eye(2)
+    >>> log = train.loop(lambda batch: (net(batch) - 1).square().mean(), net, train.Train(epochs=3), batches=[x])
+    >>> log.epochs, log.stopped, len(log.history["loss"])
+    (3, 'all 3 epochs', 3)
     """
     from tqdm.auto import tqdm
 

@@ -34,6 +34,17 @@ class Train:
         Largest norm of the gradient; None: not clipped.
     optimizer
         Optimiser, with PyTorch's default numbers but for `lr`, `weight_decay` and Adadelta's ρ = 0.95.
+
+    Raises
+    ------
+    InputError
+        If a number is out of range, or neither `epochs` nor `steps` ends the training.
+
+    Examples
+    --------
+    >>> from scdance import train
+    >>> train.Train(epochs=None, steps=100).n_epochs(n_batches=8)
+    13
     """
 
     epochs: int | None = 100
