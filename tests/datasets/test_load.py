@@ -42,7 +42,9 @@ def check_facts(data, entry):
         assert {name: each.n_vars for name, each in found.items()} == entry["modalities"]
     for each in found.values():
         assert sp.isspmatrix_csr(each.X) and each.X.dtype == np.int32 and each.X.data.min() > 0
-    if "labels_key" in entry:
+    if "simulated" in entry:
+        assert data.obsm["true_prop"].shape[1] == entry["n_classes"]
+    elif "labels_key" in entry:
         assert data.obs[entry["labels_key"]].nunique() == entry["n_classes"]
     assert {fact: data.uns["source"][fact] for fact in ("data_source", "data_licence", "via")} == {
         fact: entry[fact] for fact in ("data_source", "data_licence", "via")

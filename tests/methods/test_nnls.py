@@ -61,7 +61,7 @@ def test_shares_are_as_near_to_the_truth_as_the_specification_asks(depth: int):
 
 
 def test_the_solution_is_that_of_weighted_active_sets(spots, ref):
-    sd.tl.deconvolve(spots, ref, labels_key="cell_type", genes="all", n_boot=0)
+    sd.tl.deconvolve(spots, ref, labels_key="cell_type", n_boot=0)
     mean = ref.to_df().groupby(ref.obs["cell_type"].to_numpy()).mean().to_numpy()
     weight = 1 / np.sqrt(mean.mean(axis=0) + 0.01 * mean.mean())
     for i in (0, 5, 50):
@@ -72,9 +72,9 @@ def test_the_solution_is_that_of_weighted_active_sets(spots, ref):
 
 def test_a_table_of_mean_profiles_says_the_same_as_its_cells(spots, ref):
     mean = ref.to_df().groupby(ref.obs["cell_type"].to_numpy()).mean()
-    sd.tl.deconvolve(spots, ref, labels_key="cell_type", genes="all", key_added="cells")
-    sd.tl.deconvolve(spots, mean, genes="all", key_added="frame")
-    sd.tl.deconvolve(spots, ad.AnnData(mean), genes="all", key_added="table")
+    sd.tl.deconvolve(spots, ref, labels_key="cell_type", key_added="cells")
+    sd.tl.deconvolve(spots, mean, key_added="frame")
+    sd.tl.deconvolve(spots, ad.AnnData(mean), key_added="table")
     for key in ("frame", "table"):
         np.testing.assert_allclose(spots.obsm[key], spots.obsm["cells"], atol=1e-4)
         assert list(spots.obsm[key].columns) == list(spots.obsm["cells"].columns)
@@ -119,22 +119,22 @@ def test_more_counts_make_the_shares_surer(ref):
 
 
 def test_a_fitted_model_leaves_out_the_genes_that_a_tissue_lacks(spots, ref):
-    fitted = sd.fit("deconvolve", ref, method="nnls", labels_key="cell_type", genes="all", n_boot=0)
+    fitted = sd.fit("deconvolve", ref, method="nnls", labels_key="cell_type", n_boot=0)
     some = spots[:, :52].copy()
     with pytest.warns(UserWarning, match="8 of the 60 genes of the model are not in the object; they are left out"):
         sd.tl.deconvolve(some, method=fitted)
     other = spots[:, :52].copy()
-    sd.tl.deconvolve(other, ref[:, :52].copy(), labels_key="cell_type", genes="all", n_boot=0)
+    sd.tl.deconvolve(other, ref[:, :52].copy(), labels_key="cell_type", n_boot=0)
     np.testing.assert_allclose(some.obsm["nnls"], other.obsm["nnls"], atol=0.02)  # only the weights' floor differs
 
 
-def test_the_genes_of_the_default_are_those_that_tell_types_apart():
+def test_informative_genes_are_those_that_tell_types_apart():
     ref = reference(k=3, n_genes=400)
     x = ref.X.toarray()
     x[:, :300] = np.random.default_rng(0).poisson(5, (ref.n_obs, 300))  # the same in all types
     ref.X = sp.csr_matrix(x)
     ref.var_names = [f"g{i}" for i in range(399)] + ["MT-CO1"]
-    model = sd.fit("deconvolve", ref, method="nnls", labels_key="cell_type")
+    model = sd.fit("deconvolve", ref, method="nnls", labels_key="cell_type", genes="informative")
     kept = set(model.preps_["cells"].var_names[model.genes_])
     assert kept
     assert not kept & {f"g{i}" for i in range(300)}
@@ -185,7 +185,7 @@ def test_cells_of_the_reference_without_a_label_are_left_out(spots, ref):
         (lambda s, r: r.obs.__setitem__("cell_type", "type1"), {}, InputError, "holds 1 type"),
         (lambda s, r: setattr(r, "var_names", [f"x{i}" for i in range(60)]), {}, InputError, "and 0 are the same"),
         (lambda s, r: setattr(s, "X", s.X * -1), {}, InputError, "negative values"),
-        (None, {"genes": "some"}, InputError, "'informative', 'all'"),
+        (None, {"genes": "some"}, InputError, "'all', 'informative'"),
         (None, {"n_bot": 3}, UnknownParameterError, "Did you mean 'n_boot'"),
     ],
     ids=["no ref", "column", "one type", "genes", "negative", "value", "keyword"],

@@ -44,6 +44,11 @@ def names(task: str | None = None) -> list[str]:
     -------
     Names, in the order of the registry.
 
+    Raises
+    ------
+    InputError
+        If no data set has this task; the tasks are named.
+
     Examples
     --------
     >>> import scdance as sd
@@ -139,7 +144,8 @@ def load(name: str) -> AnnData | MuData:
     Returns
     -------
     AnnData with int32 counts (CSR) in ``X``, the truth, if there is one, in ``obs[info(name)["labels_key"]]``
-    and the origin of the data in ``uns["source"]``; the same wherever the file was found. Where
+    (of simulated spots in ``obsm["true_prop"]``) and the origin of the data in ``uns["source"]``; the same
+    wherever the file was found. Where
     ``info(name)`` has ``modalities``, a MuData that holds the counts of each in an AnnData of its own, and the
     truth and the origin in the ``obs`` and ``uns`` of the whole.
 
@@ -160,6 +166,15 @@ def load(name: str) -> AnnData | MuData:
     (600, 134)
     """
     entry = info(name)
+    if "simulated" in entry:
+        from ._problem import mixed
+
+        return mixed(entry)[0]
+    return _loaded(name, entry)
+
+
+def _loaded(name: str, entry: dict[str, Any]) -> AnnData | MuData:
+    """The data in the file of an entry."""
     if entry.get("embedded"):
         return _read(_verified(HERE / entry["file"], entry["sha256"]))
     remote, local = entry.get("remote", {}), _in_data_dir(entry)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from scdance._checks import one_of
 from scdance._core.task import TASKS
 
-from ._load import info, load, names
+from ._load import _loaded, info, load, names
+from ._mixtures import simulate_visium, split_reference
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
 
 @dataclass
@@ -60,9 +62,25 @@ def problem(task: str, name: str) -> Problem:
     ((800, 0), 8)
     """
     one_of(name, names(one_of(task, TASKS, "task")), "name")
+    entry = info(name)
+    if "simulated" in entry:
+        spots, ref = mixed(entry)
+        truth = spots.obsm["true_prop"]
+        del spots.obsm["true_prop"], spots.obsm["true_prop_rna"]
+        spots.obs = spots.obs[[]]
+        spots.uns.clear()
+        return Problem(spots, truth, {"ref": ref, "labels_key": entry["labels_key"]})
     data = load(name)
-    truth = data.obs[info(name)["labels_key"]].copy()
+    truth = data.obs[entry["labels_key"]].copy()
     for each in (data, *getattr(data, "mod", {}).values()):
         each.obs = each.obs[[]]
         each.uns.clear()
     return Problem(data, truth)
+
+
+def mixed(entry: dict[str, Any]) -> tuple[AnnData, AnnData]:
+    """Spots of a simulated data set, and the cells that took no part in them, as their reference."""
+    mixing, ref = split_reference(_loaded("", entry), random_state=entry["simulated"]["random_state"])
+    spots = simulate_visium(mixing, entry["labels_key"], **entry["simulated"])
+    spots.uns["source"] = {fact: entry[fact] for fact in ("data_source", "data_licence", "via")}
+    return spots, ref

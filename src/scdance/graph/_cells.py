@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from scdance._checks import InputError
 
-EXACT_UP_TO = 20_000  # cells; above, pynndescent
+EXACT_UP_TO = 50_000  # cells; above, pynndescent, which compiles for half a minute in each process
 _BLOCK = 2**14  # pairs measured at once
 _CLOSE = 1e-6  # squared distance as part of the squared norms, below which |x|² + |y|² − 2xy is inexact
 _MIN_SCALE = 1e-3  # of UMAP: sigma is at least this part of the mean distance
@@ -18,7 +18,7 @@ _MIN_SCALE = 1e-3  # of UMAP: sigma is at least this part of the mean distance
 def knn(x: np.ndarray, k: int = 15, *, random_state: int = 0) -> csr_matrix:
     """K nearest neighbours of each row of `x` by Euclidean distance.
 
-    Exact up to 20,000 rows and by nearest-neighbour descent above; never builds an n × n array.
+    Exact up to 50,000 rows and by nearest-neighbour descent above; never builds an n × n array.
 
     Parameters
     ----------

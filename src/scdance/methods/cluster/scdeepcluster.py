@@ -42,7 +42,8 @@ class ScDeepCluster(TorchMethod):
 
     When not
     --------
-    A few hundred cells, or data without counts: use ``"kmeans"`` or ``"gmm"``. Trajectories: centres cut them.
+    Without a number of clusters: it finds too many, and k-means or ``"graphsc"`` are nearer to known types. A few
+    hundred cells, or data without counts: use ``"kmeans"`` or ``"gmm"``. Trajectories: centres cut them.
 
     Differs from the paper
     ----------------------

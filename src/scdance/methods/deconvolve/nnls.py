@@ -39,14 +39,15 @@ class NNLS(Method):
     Differs from the paper
     ----------------------
     The algorithm is coordinate descent on the normal equations, the same for all spots; it ends at the solution of
-    Lawson and Hanson's active sets. The bootstrap draws the products of counts and profiles, which decide the
+    Lawson and Hanson's active sets. All genes are used: on spots mixed of real cells that was nearer to the truth
+    than the genes that tell types apart. The bootstrap draws the products of counts and profiles, which decide the
     solution, from the normal distribution with the mean and covariance that Poisson counts give them.
 
     Parameters
     ----------
     genes
-        "informative": those that one type has e^1.25 times as much of as the others on average, without
-        mitochondrial ones and the 1 % that vary most within types; "all": every gene that both have.
+        "all": every gene that both have, without mitochondrial ones; "informative": of these, those that one type
+        has e^1.25 times as much of as the others on average, without the 1 % that vary most within types.
     weights
         "poisson": one over the mean of the gene, so that noise weighs the same everywhere; "none": equal.
     size
@@ -56,7 +57,7 @@ class NNLS(Method):
         Draws of the bootstrap; 0 leaves the standard deviation out.
     """
 
-    genes: Literal["informative", "all"] = "informative"
+    genes: Literal["all", "informative"] = "all"
     weights: Literal["poisson", "none"] = "poisson"
     size: Literal["keep", "unit"] = "keep"
     n_boot: int = 50
@@ -71,9 +72,11 @@ class NNLS(Method):
 
     def fit(self, *, ref: Cells) -> Self:
         mean, dispersion = _profiles(ref)
-        kept = np.ones(ref.n_vars, dtype=bool)
+        kept = ~np.char.startswith(np.char.lower(ref.var_names.astype(str)), "mt-")
         if self.genes == "informative":
-            kept = _informative(mean, dispersion, ref.var_names)
+            kept &= _informative(mean, dispersion)
+        if kept.sum() < 2 * len(mean) or (mean[:, kept].sum(axis=1) == 0).any():  # too few to tell the types apart
+            kept = np.ones(ref.n_vars, dtype=bool)
         self.profiles_ = (mean / mean.sum(axis=1, keepdims=True) if self.size == "unit" else mean)[:, kept]
         self.genes_ = np.flatnonzero(kept)
         self.notes_ = {"n_genes": int(kept.sum())}
@@ -162,11 +165,10 @@ def _profiles(ref: Cells) -> tuple[np.ndarray, np.ndarray]:
     return mean, ratio.mean(axis=0) if several.any() else np.zeros(ref.n_vars)
 
 
-def _informative(mean: np.ndarray, dispersion: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """Genes that tell the types apart, (n_vars,) bool; all of them where fewer than two per type would be left."""
+def _informative(mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+    """Genes that tell the types apart and do not vary much within them, (n_vars,) bool."""
     others = (mean.sum(axis=0) - mean) / max(len(mean) - 1, 1)
     kept = (np.log((mean + TINY) / (others + TINY)) > RATIO).any(axis=0)
-    kept &= ~np.char.startswith(np.char.lower(names.astype(str)), "mt-")
-    if dispersion.any():
-        kept &= dispersion <= np.quantile(dispersion[kept], NOISIEST) if kept.any() else False
-    return kept if kept.sum() >= 2 * len(mean) and (mean[:, kept].sum(axis=1) > 0).all() else np.ones_like(kept)
+    if kept.any() and dispersion.any():
+        kept &= dispersion <= np.quantile(dispersion[kept], NOISIEST)
+    return kept
