@@ -10,7 +10,9 @@ import importlib
 import inspect
 import re
 import shutil
+import tomllib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,13 @@ from scdance._core.knobs import knobs, readable
 from scdance._core.method import Method
 from scdance._core.registry import get, names
 from scdance._core.task import TASKS, Task
+from scdance.pp import Recipe
+from scdance.testing import Trial
 
 PASS = "What is returned"
+ROOT = Path(__file__).parent.parent
+BOARDS = ROOT / "docs" / "leaderboard"
+WAYS = {"known": "known", "estimated": "estimated", "": "–"}  # of the number of clusters
 
 
 def table(head: list[str], rows: list[list[object]]) -> str:
@@ -51,6 +58,15 @@ def kind_of(cls: type[Method]) -> str:
     return "floor" if cls.control else "route to another package" if cls.route else "method"
 
 
+def call(task: Task, name: str) -> str:
+    """The line to type, with what the tool takes before the method."""
+    parameters = list(inspect.signature(getattr(scdance.tl, task.name)).parameters)
+    words = [*parameters[: parameters.index("method")], f'method="{name}"']
+    if "labels_key" in parameters:
+        words.append('labels_key="cell_type"')
+    return f"```python\nsd.tl.{task.name}({', '.join(words)})\n```\n"
+
+
 def method_page(task: Task, name: str) -> str:
     """Everything that one method says about itself."""
     cls = get(task.name, name)
@@ -62,7 +78,7 @@ def method_page(task: Task, name: str) -> str:
         ["Answers for new cells", "yes" if cls.inductive else "no"],
         ["Keeps of the training data", code(cls.keeps)],
         ["Optional packages", code(tuple(extra for _, extra in cls.extras))],
-        ["Preprocessing", f"`{cls().recipe!r}`"],
+        ["Its one file", file_of(cls)],
     ]
     known = knobs(cls)
     rows = [[f"`{knob.name}`", readable(knob.hint), f"`{knob.default!r}`", plain(knob.text)] for knob in known.values()]
@@ -70,14 +86,151 @@ def method_page(task: Task, name: str) -> str:
     return "\n".join(
         [
             f"# {name}\n",
-            f'```python\nsd.tl.{task.name}(adata, method="{name}")\n```\n',
+            call(task, name),
             table(["", ""], facts),
             f"```{{eval-rst}}\n.. autoclass:: {cls.__module__}.{cls.__name__}\n   :no-index:\n```\n",
+            "## What it writes\n\nAs seen in a run on toy data. With `key_added=` the slots have that name instead.\n",
+            table(["slot", "holds"], [row[:2] for row in slots(task, name, written(task, name))]),
+            "## Recipe\n\nWhat happens to a private copy of the input before the method sees it, in this order, with "
+            "the default knobs. `recipe=None` leaves it out.\n",
+            recipe(cls().recipe),
             "## Knobs\n",
             table(["keyword", "type", "default", "meaning"], rows),
             "## Presets\n\n" + table(["preset", "sets"], presets) if presets else "",
+            "## Golden numbers\n",
+            golden(task, name),
+            board(task, name),
         ]
     )
+
+
+def file_of(cls: type[Method]) -> str:
+    """The path in the repository, linked to a copy of the file; a plug-in's module has none."""
+    path = Path(inspect.getfile(cls))
+    if not path.is_relative_to(ROOT):
+        return f"`{cls.__module__}`"
+    path = path.relative_to(ROOT)
+    return f"{{download}}`{path} <../../../{path}>`"
+
+
+def written(task: Task, name: str) -> set[str]:
+    """The parts of a result that a method gives: those that a quick run on toy data leaves in the object."""
+    first = Trial(name, task.name, knobs=golden_rows().get(task.name, {}).get(name, {}).get("knobs")).first
+    if first.error:
+        raise first.error
+    return {part for part, slot in task.gives.items() if f"{slot.where}/{slot.name.format(key=name)}" in first.touched}
+
+
+def slots(task: Task, key: str, parts: Iterable[str]) -> list[list[str]]:
+    """What a result is made of: slot, content, and whether only some methods have it; the record comes last."""
+    rows = [
+        [
+            f'`{slot.on}.{slot.where}["{slot.name.format(key=key)}"]`',
+            plain(slot.text),
+            "where the method has it" if part in task.optional else "",
+        ]
+        for part, slot in task.gives.items()
+        if part in parts
+    ]
+    owner = "mdata" if task.data == ("MuData",) else "adata"
+    record = f'`{owner}.uns["scdance"]["{task.name}"]["{key}"]`'
+    return [*rows, [record, "the run record: method, knobs, seed, input, history, seconds", ""]]
+
+
+def recipe(found: Recipe | dict[str, Recipe]) -> str:
+    """The steps with their numbers; by kind of modality where there are several."""
+    several = found if isinstance(found, dict) else {"": found}
+    steps = importlib.import_module("scdance.pp._recipe")
+    rows = [
+        [kind, f"`{step}`", settings(numbers), first_line(inspect.getdoc(getattr(steps, step)))]
+        for kind, each in several.items()
+        for step, numbers in each.steps.items()
+    ]
+    if not rows:
+        return "The values are taken as they are.\n"
+    head = ["modality", "step", "with", "which does"]
+    return table(head, rows) if len(several) > 1 else table(head[1:], [row[1:] for row in rows])
+
+
+@cache
+def golden_rows() -> dict[str, dict[str, Any]]:
+    """What the tests hold each method to."""
+    return tomllib.loads((ROOT / "tests" / "golden.toml").read_text())
+
+
+def golden(task: Task, name: str) -> str:
+    """What the tests ask of a method, what was measured on real data, and what its paper says."""
+    row = golden_rows().get(task.name, {}).get(name, {})
+    score = scdance.metrics.get(task.metrics[0])
+    lines = []
+    if "toy" in row:
+        bound = "at least" if score.higher_is_better else "at most"
+        lines.append(f"On toy data every commit must reach `{score.name}` {bound} {row['toy']}.")
+    real = [
+        [
+            f"`{data}`",
+            with_spread(found["score"], found["spread"]) if "score" in found else "not yet",
+            found.get("paper", "–"),
+            cited(found.get("where", "–")),
+        ]
+        for data, found in row.get("real", {}).items()
+    ]
+    if not real:
+        lines.append("On real data nothing has been measured yet.")
+        return "\n\n".join(lines) + "\n"
+    lines.append(
+        f"On real data, `{score.name}` with all defaults, mean ± standard deviation over the seeds. The paper's "
+        "number stands beside ours, measured by its authors in their own way."
+    )
+    return "\n\n".join([*lines, table(["data set", "measured", "paper", "where"], real)])
+
+
+def with_spread(score: float, spread: float) -> str:
+    """A mean and its standard deviation, as far as they are numbers."""
+    if score != score:
+        return "–"
+    return f"{score:.3f}" + (f" ± {spread:.3f}" if spread == spread else "")
+
+
+def cited(text: str) -> str:
+    return re.sub(r"\b([A-Z][a-z]+\d{4})\b", r"{cite:t}`\1`", text)
+
+
+def board(task: Task, name: str) -> str:
+    """The rows of one method in the table of its task, "" where there are none."""
+    path = BOARDS / f"{task.name}.csv"
+    if not path.is_file():
+        return ""
+    rows = scdance.bench.read(path)
+    rows = rows[rows["method"] == name]
+    if rows.empty:
+        return ""
+    lines = [
+        [
+            f"`{row['dataset']}`",
+            row["variant"],
+            WAYS[row["k"]],
+            *(with_spread(row[score], row[f"{score}_sd"]) for score in task.metrics),
+            f"{row['cpu_seconds']:.1f}",
+            row["n_seeds"] - row["n_failed"],
+        ]
+        for row in scdance.bench.summary(rows).to_dict("records")
+    ]
+    head = ["data set", "row", "number of clusters", *(f"`{score}`" for score in task.metrics), "CPU s", "seeds"]
+    if rows["n_clusters"].isna().all():
+        head, lines = drop(head, 2), [drop(line, 2) for line in lines]
+    text = f"The rows of this method; the [leaderboard](../{board_page(task)}) has those of the others."
+    return f"## In the leaderboard\n\n{text}\n\n{table(head, lines)}"
+
+
+def board_page(task: Task) -> str:
+    """Where the leaderboard of a task is, seen from ``methods/``: what somebody wrote, or else what is generated."""
+    is_written = (BOARDS / f"{task.name}.md").is_file()
+    return f"../leaderboard/{task.name}.md" if is_written else f"leaderboard/{task.name}.md"
+
+
+def drop(line: list[Any], i: int) -> list[Any]:
+    return [*line[:i], *line[i + 1 :]]
 
 
 def settings(values: dict[str, Any]) -> str:
@@ -86,29 +239,25 @@ def settings(values: dict[str, Any]) -> str:
 
 def task_page(task: Task) -> str:
     """What a task reads and gives, and its methods."""
-    slots = [
-        [
-            f'`{slot.where}["{slot.name}"]`',
-            slot.on,
-            plain(slot.text),
-            "where there is one" if part in task.optional else "",
-        ]
-        for part, slot in task.gives.items()
-    ]
     rows = []
     for name in names(task.name):
         cls = get(task.name, name)
-        kind = "floor" if cls.control else "route" if cls.route else "method"
         is_default = " (default)" if name == task.default else ""
-        rows.append([f"[{name}]({task.name}/{name}.md){is_default}", kind, code(cls.needs), first_line(cls.__doc__)])
+        link = f"[{name}]({task.name}/{name}.md){is_default}"
+        rows.append([link, kind_of(cls), code(cls.needs), first_line(cls.__doc__)])
     pages = "\n".join(f"{task.name}/{name}" for name in names(task.name))
+    scores = " and ".join(filter(None, [code(task.metrics[:-1]), code(task.metrics[-1:])]))
+    compared = f" How they compare: [leaderboard]({board_page(task)})."
     return "\n".join(
         [
-            f"# {task.name}\n\n{plain(task.text)} The call is {{func}}`scdance.tl.{task.name}`;"
-            f" results are scored by {' and '.join(f'`{m}`' for m in task.metrics)}.\n",
+            f"# {task.name}\n\n{plain(task.text)} The call is {{func}}`scdance.tl.{task.name}`, on "
+            f"{' or '.join(task.data)}; results are scored by {scores}."
+            f"{compared if (BOARDS / f'{task.name}.csv').is_file() else ''}\n",
+            call(task, task.default),
+            "## Methods\n",
             table(["method", "kind", "needs", ""], rows),
             "## What is written\n\n`{key}` is `key_added`, or the name of the method.\n",
-            table(["slot", "on", "holds", ""], slots),
+            table(["slot", "holds", ""], slots(task, "{key}", task.gives)),
             f"```{{toctree}}\n:hidden:\n\n{pages}\n```\n",
         ]
     )
@@ -138,6 +287,8 @@ def write_api(folder: Path) -> None:
         module = importlib.import_module(f"scdance.{space}")
         names_ = [name for name, value in inspect.getmembers(module) if is_public(name, value)]
         own = summary(f"scdance.{space}.{name}" for name in names_)
+        if callable(module):  # `methods` answers the call itself
+            own = f".. autofunction:: scdance._core.registry.{space}\n   :no-index:\n"
         text = f"# {space}\n\n```{{eval-rst}}\n{inspect.getdoc(module)}\n\n{own}```\n"
         (folder / f"{space}.md").write_text(text)
     own = summary(f"scdance.{name}" for name in top if name not in spaces)
@@ -155,17 +306,32 @@ def summary(names: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def write_leaderboards(folder: Path) -> None:
-    """Write the tables of every committed benchmark file beside it, for the page that includes them."""
+def write_leaderboards(folder: Path, plain_pages: Path) -> None:
+    """Write the tables of every benchmark file, for the page that includes them or as a plain page."""
+    for out in (folder / "tables", plain_pages):
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
     for path in folder.glob("*.csv"):
+        task = TASKS[path.stem]
         tables = scdance.bench.leaderboard(scdance.bench.read(path))
-        (folder / "tables" / f"{path.stem}.md").parent.mkdir(exist_ok=True)
-        (folder / "tables" / f"{path.stem}.md").write_text(tables)
+        (folder / "tables" / path.with_suffix(".md").name).write_text(tables)
+        if not path.with_suffix(".md").is_file():
+            text = f"# {task.name}\n\n{plain(task.text)} Nobody has written about these numbers yet.\n\n{tables}"
+            (plain_pages / f"{task.name}.md").write_text(text)
+
+
+def write_tutorials(folder: Path) -> None:
+    """Copy the tutorials to where Sphinx reads; links in what a symbolic link leads to would not be found."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in (ROOT / "tutorials").glob("*.ipynb"):
+        shutil.copy(path, folder)
 
 
 def write_pages(app: Any, config: Any) -> None:
-    write_leaderboards(Path(app.srcdir) / "leaderboard")
+    write_tutorials(Path(app.srcdir) / "tutorials")
     write_methods(Path(app.srcdir) / "methods")
+    write_leaderboards(BOARDS, Path(app.srcdir) / "methods" / "leaderboard")
     write_api(Path(app.srcdir) / "api" / "generated")
 
 

@@ -24,7 +24,8 @@ extensions = [
     "_methods",
 ]
 exclude_patterns = ["_build", "leaderboard/tables", "**.ipynb_checkpoints"]
-suppress_warnings = ["myst.header"]  # a generated page may start below the first level
+# A generated page may start below the first level; a leaderboard that somebody has written about has no plain page.
+suppress_warnings = ["myst.header", "toc.empty_glob"]
 
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
@@ -37,7 +38,14 @@ napoleon_custom_sections = ["When to use", "When not", "Differs from the paper",
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 myst_enable_extensions = ["colon_fence", "dollarmath"]
-nb_execution_mode = "off"  # notebooks are kept executed
+nb_execution_mode = "force"  # the tutorials are kept without outputs and run in every build
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300  # seconds of a cell
+nb_merge_streams = True
+# For the tutorials: one thread, which gives the same numbers everywhere, and no word about what others import.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found,ignore::SyntaxWarning:docrep.decorators"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
