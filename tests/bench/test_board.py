@@ -210,3 +210,19 @@ def test_what_is_measured_is_what_methods_shows(rows: pd.DataFrame, tmp_path: Pa
         registry._measured.cache_clear()
     assert shown.loc["leiden", ["score", "cpu_seconds"]].tolist() == [0.5, 15]
     assert np.isnan(shown.loc["gmm", "score"])
+
+
+def test_where_lower_is_better_the_lowest_comes_first():
+    rows = pd.DataFrame([
+        {"task": "deconvolve", "dataset": "d", "method": m, "variant": m, "k": "estimated" if kind != "control" else "",
+         "seed": 0, "kind": kind, "rmse": rmse, "pearson": 0.5, "jsd": 0.1, "auprc": 0.5, "picked_rmse": np.nan,
+         "picked_pearson": np.nan, "picked_jsd": np.nan, "picked_auprc": np.nan, "n_clusters": np.nan, "cpu_seconds": 1.0,
+         "peak_mb": 1.0, "error": ""}
+        for m, kind, rmse in (("bad", "floor", 0.3), ("good", "method", 0.1), ("the truth", "control", 0.0))
+    ])  # fmt: skip
+    page = bench.leaderboard(rows)
+    assert page.index("| the truth |") < page.index("| good |") < page.index("| bad |")
+    assert "By mean RMSE over 1 data set the best method is **good** with 0.100; the best floor is **bad**" in page
+    assert "RMSE below each floor" in page and "+0.200" in page
+    assert page.startswith("## Scores")
+    assert bench.measured(rows).index.tolist() == ["good", "bad"]

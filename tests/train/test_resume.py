@@ -215,18 +215,19 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(toy, whole, 
 
 def test_looking_on_while_it_runs_changes_no_number(toy, whole, monkeypatch):
     from scdance._core.read import read
-    from scdance._core.run import make, solve
+    from scdance._core.run import make, solve, watched
 
     monkeypatch.setattr(Deep, "bomb", Bomb())
     looked = []
 
-    def nosy(stage: str, epoch: int, look: Any) -> None:
+    def nosy(stage: str, epoch: int, look: Any, rows: Any) -> None:
         looked.append((stage, epoch, look()["embedding"].shape))
         torch.rand(5)
         np.random.random(5)  # noqa: NPY002
 
     model = make("cluster", Deep, knobs("adam"), device="cpu")
-    solve(model, cells=read(toy, model), on_epoch=nosy)
+    with watched(nosy):
+        solve(model, cells=read(toy, model))
     net = {name: value.numpy().tobytes() for name, value in model.net_.state_dict().items()}
     assert net == whole["adam"][0][0]
     assert len(looked) == model.epochs_

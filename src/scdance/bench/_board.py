@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scdance._core.registry import task_of
+from scdance.metrics import get as metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,7 @@ def averages(rows: pd.DataFrame, score: str) -> pd.DataFrame:
 
 
 def differences(rows: pd.DataFrame, score: str | None = None, *, k: str = "known") -> pd.DataFrame:
-    """How far each method is above each floor: same data set, same seed, averaged over the data sets.
+    """How far each method is better than each floor: same data set, same seed, averaged over the data sets.
 
     One recipe of a floor, fixed beforehand, is compared on all data sets; the best floor of each data set would be
     picked by the labels.
@@ -113,12 +114,12 @@ def differences(rows: pd.DataFrame, score: str | None = None, *, k: str = "known
 
     score = score or _scores(rows, None)[0]
     rows = _of_mode(rows, k)
-    mean = averages(rows, score)
+    sign, mean = _sign(score), averages(rows, score)
     kinds = rows.drop_duplicates("variant").set_index("variant")["kind"]
     pairs = []
     for variant in kinds.index[kinds.isin(["method", "route"])]:
         for floor in kinds.index[kinds == "floor"]:
-            gain = (mean[variant] - mean[floor]).dropna()
+            gain = sign * (mean[variant] - mean[floor]).dropna()
             pairs.append((variant, floor, gain.mean(), gain.std(), len(gain)))
     return pd.DataFrame(pairs, columns=["variant", "floor", "difference", "sd", "n_seeds"])
 
@@ -151,7 +152,8 @@ def measured(rows: pd.DataFrame, path: str | Path | None = None) -> pd.DataFrame
     mean = averages(rows, _scores(rows, None)[0]).mean()
     cost = defaults.groupby("method")["cpu_seconds"].median()
     table = pd.DataFrame({"score": mean.reindex(cost.index), "cpu_seconds": cost}).dropna()
-    table = table.sort_values("score", ascending=False).round({"score": 3, "cpu_seconds": 1})
+    best_first = _sign(_scores(rows, None)[0]) > 0
+    table = table.sort_values("score", ascending=not best_first).round({"score": 3, "cpu_seconds": 1})
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(path, lineterminator="\n")
@@ -183,12 +185,18 @@ def leaderboard(rows: pd.DataFrame, scores: Sequence[str] | None = None) -> str:
     for mode, title in TITLES.items():
         if (rows["k"] == mode).any():
             part = _of_mode(rows, mode)
+            title = title if (rows["k"] == "known").any() else "Scores"  # no method takes a number of clusters
             parts += [f"## {title}", _winner(part, scores[0]), _scored(part, scores), _against(part, scores[0], mode)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _scores(rows: pd.DataFrame, scores: Sequence[str] | None) -> list[str]:
     return list(task_of(rows["task"].iloc[0]).metrics if scores is None else scores)
+
+
+def _sign(score: str) -> int:
+    """1 where a higher score is better, else −1."""
+    return 1 if metric(score.removeprefix("picked_")).higher_is_better else -1
 
 
 def _of_mode(rows: pd.DataFrame, k: str) -> pd.DataFrame:
@@ -205,18 +213,19 @@ def _overall(part: pd.DataFrame, score: str) -> pd.DataFrame:
 def _order(part: pd.DataFrame, score: str) -> list[str]:
     """Variants by their mean over the data sets, those with a failure last."""
     mean = _overall(part, score).mean().reindex(part["variant"].unique())
-    return list(mean.sort_values(ascending=False, kind="stable", na_position="last").index)
+    return list((_sign(score) * mean).sort_values(ascending=False, kind="stable", na_position="last").index)
 
 
 def _winner(part: pd.DataFrame, score: str) -> str:
     """One sentence: the best method and the best floor, the winner first."""
-    mean = _overall(part, score).mean()
+    sign, mean = _sign(score), _overall(part, score).mean()
     kinds = part.drop_duplicates("variant").set_index("variant")["kind"]
     told = []
     for word, wanted in (("floor", ["floor"]), ("method", ["method", "route"])):
         among = mean[mean.index.isin(kinds.index[kinds.isin(wanted)])].dropna()
         if len(among):
-            told.append((among.max(), f"the best {word} is **{among.idxmax()}** with {among.max():.3f}"))
+            best = (sign * among).idxmax()
+            told.append((sign * among[best], f"the best {word} is **{best}** with {among[best]:.3f}"))
     n_sets = part["dataset"].nunique()
     text = "; ".join(words for _, words in sorted(told, reverse=True))
     return f"By mean {score.upper()} over {n_sets} data set{'s' * (n_sets > 1)} {text}." if told else ""
@@ -264,7 +273,8 @@ def _against(part: pd.DataFrame, score: str, mode: str) -> str:
     found = {(pair.variant, pair.floor): _number(pair.difference, pair.sd, "+.3f") for pair in pairs.itertuples()}
     methods = [variant for variant in _order(part, score) if variant in set(pairs["variant"])]
     lines = [[variant, *(found[variant, floor] for floor in floors)] for variant in methods]
-    text = f"{score.upper()} above each floor, same data set and seed, mean over the data sets:"
+    better = "above" if _sign(score) > 0 else "below"
+    text = f"{score.upper()} {better} each floor, same data set and seed, mean over the data sets:"
     return f"{text}\n\n{_markdown(['', *floors], lines)}"
 
 
