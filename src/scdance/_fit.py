@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
     from mudata import MuData
+    from numpy.typing import ArrayLike
     from spatialdata import SpatialData
 
     from ._core.method import Method
@@ -33,6 +34,8 @@ def fit(
     use_rep: str | None = None,
     batch_key: str | None = None,
     neighbors_key: str | None = None,
+    must_link: ArrayLike | None = None,
+    cannot_link: ArrayLike | None = None,
     table_key: str | None = None,
     preset: str | None = None,
     recipe: str | None = "default",
@@ -54,7 +57,14 @@ def fit(
         What the method learns from: the cells, the MuData, or for a task with a reference the reference.
     method
         Name of a method, a class or an instance of your own; None: the default of the task.
-    {labels_key, layer, source, target, use_rep, batch_key, neighbors_key, table_key, preset, recipe}
+    labels_key
+        Column of ``obs`` with the types, for a reference and for methods that learn from labels.
+    {layer, source, target, use_rep, batch_key, neighbors_key}
+    must_link
+        Pairs of cells that belong together, as in :func:`scdance.tl.cluster`.
+    cannot_link
+        Pairs of cells that belong apart, in the same form.
+    {table_key, preset, recipe}
     {random_state, device, progress, checkpoint, params}
 
     Returns
@@ -89,7 +99,8 @@ def fit(
     else:
         roles = read_roles(
             declared, model, data, opened(data, declared, table_key), layer=layer, source=source, target=target,
-            use_rep=use_rep, batch_key=batch_key, neighbors_key=neighbors_key, recipe=recipe,
+            use_rep=use_rep, batch_key=batch_key, neighbors_key=neighbors_key, labels_key=labels_key,
+            must_link=must_link, cannot_link=cannot_link, recipe=recipe,
         )  # fmt: skip
     solve(model, progress=progress, checkpoint=checkpoint, **roles)
     return model

@@ -108,7 +108,7 @@ def test_the_embedding_forgets_the_depth_of_a_cell(model, adata):
 
 def test_fit_takes_cells_and_nothing_else(model):
     assert list(inspect.signature(type(model).fit).parameters) == ["self", "cells"]
-    assert model.uses == ()
+    assert model.uses == ("batch",)
 
 
 def test_no_noise_reaches_a_prediction(tiny):
@@ -134,7 +134,7 @@ def test_without_the_clustering_loss_training_is_more_pretraining(tiny):
     by_hand = make("cluster", "scdeepcluster", knobs)
     cells = read(tiny, by_hand)
     with by_hand.session():
-        by_hand.n_vars_ = cells.n_vars
+        by_hand.n_vars_, by_hand.n_batches_ = cells.n_vars, 0
         by_hand.net_ = by_hand.net()
         by_hand._start_at_mean(cells)
         size = torch.as_tensor(cells.depth / np.median(cells.depth), dtype=torch.float32)

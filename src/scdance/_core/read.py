@@ -11,7 +11,17 @@ import scipy.sparse as sp
 from scdance import _checks
 from scdance._checks import InputError, MissingKeyError, listed, warn
 from scdance._settings import logger
-from scdance.pp import FittedRecipe, OnDisk, Recipe, Rows, Transformed, canonical, is_on_disk, shared_genes
+from scdance.pp import (
+    FittedRecipe,
+    OnDisk,
+    Recipe,
+    Rows,
+    Transformed,
+    canonical,
+    checked_pairs,
+    is_on_disk,
+    shared_genes,
+)
 
 from .cells import Cells, Pair
 from .method import Method
@@ -61,6 +71,8 @@ def read_roles(
             )
             raise MissingKeyError(msg)
     prep = out["ref"].prep if "ref" in out else None
+    if "ref" not in task.roles:
+        given["labels_key"] = labels_key
     out["cells"] = read(table, model, prep=prep, coords=coords, layer=layer, recipe=recipe, **given)
     return out
 
@@ -75,6 +87,9 @@ def read(
     use_rep: str | None = None,
     batch_key: str | None = None,
     neighbors_key: str | None = None,
+    labels_key: str | None = None,
+    must_link: Any = None,
+    cannot_link: Any = None,
     recipe: str | None = "default",
 ) -> Cells:
     """Read from an AnnData what `model` needs and uses, check it, and preprocess a private copy.
@@ -85,7 +100,10 @@ def read(
     check_kind(adata, ("AnnData",))
     check_shape(adata)
     _checks.one_of(recipe, ("default", None), "recipe")
-    _refuse_unused(model, use_rep=use_rep, batch_key=batch_key, neighbors_key=neighbors_key)
+    _refuse_unused(
+        model, use_rep=use_rep, batch_key=batch_key, neighbors_key=neighbors_key, labels_key=labels_key,
+        must_link=must_link, cannot_link=cannot_link,
+    )  # fmt: skip
     if model.is_fitted:
         _refuse_other_input(model, use_rep, recipe)
         prep = model.preps_["cells"]
@@ -96,8 +114,13 @@ def read(
         given["graph"] = _graph(adata, neighbors_key)
     if use_rep is not None:
         given["rep"] = _representation(adata, use_rep, model)
+    if labels_key is not None:
+        given["labels"], given["categories"] = _labels(adata, labels_key, "adata")
+    pairs = None
+    if must_link is not None or cannot_link is not None:
+        pairs = checked_pairs(must_link, cannot_link, adata.obs_names)
     if use_rep is None and neighbors_key is None:
-        return _from_matrix(adata, model, model.recipe, prep, layer, recipe, given)
+        return _with_pairs(_from_matrix(adata, model, model.recipe, prep, layer, recipe, given), pairs)
     # The values stand for the expression: the matrix is not read at all.
     _check_n_clusters(model, adata.n_obs)
     where = f"obsm[{use_rep!r}]" if use_rep else f"obsp of {neighbors_key!r}"
@@ -151,30 +174,40 @@ def reference(
         given["labels"] = np.arange(ref.n_obs, dtype=np.int32)
         given["categories"] = [str(name) for name in ref.obs_names]
         return _from_matrix(ref, model, model.recipe, None, layer, recipe, given, genes=genes, role="ref")
-    codes, categories = _labels(ref, labels_key)
+    codes, categories = _labels(ref, labels_key, "ref")
+    if (codes < 0).any():
+        warn(f"{int((codes < 0).sum())} of {ref.n_obs} cells of the reference have no label and are left out.")
+    sizes = np.bincount(codes[codes >= 0], minlength=len(categories))
+    rare = [name for name, size in zip(categories, sizes, strict=True) if size < FEW_CELLS]
+    if rare:
+        warn(f"{len(rare)} types of the reference have fewer than {FEW_CELLS} cells: {listed(rare)}.")
     given["labels"], given["categories"] = codes, categories
     return _from_matrix(ref, model, model.recipe, None, layer, recipe, given, genes=genes, role="ref", only=codes >= 0)
 
 
-def _labels(ref: Any, key: str) -> tuple[np.ndarray, list[str]]:
+def _labels(adata: Any, key: str, owner: str) -> tuple[np.ndarray, list[str]]:
     """Codes of the labels, −1 where there is none, and their names in order."""
     import pandas as pd
 
-    values = _checks.column(ref.obs, key, where="ref.obs", what="the column with the cell types", argument="labels_key")
+    where = f"{owner}.obs"
+    values = _checks.column(adata.obs, key, where=where, what="the column with the cell types", argument="labels_key")
     found = pd.Categorical(values)
     found = found.remove_unused_categories().remove_categories([c for c in found.categories if c == ""])
-    codes = found.codes.astype(np.int32)
     if len(found.categories) < 2:
         there = listed(found.categories)
-        msg = f"`ref.obs[{key!r}]` holds {len(found.categories)} type ({there}); at least 2 are needed."
+        msg = f"`{where}[{key!r}]` holds {len(found.categories)} type ({there}); at least 2 are needed."
         raise InputError(msg)
-    if (codes < 0).any():
-        warn(f"{int((codes < 0).sum())} of {ref.n_obs} cells of the reference have no label and are left out.")
-    sizes = np.bincount(codes[codes >= 0], minlength=len(found.categories))
-    rare = [str(name) for name, size in zip(found.categories, sizes, strict=True) if size < FEW_CELLS]
-    if rare:
-        warn(f"{len(rare)} types of the reference have fewer than {FEW_CELLS} cells: {listed(rare)}.")
-    return codes, [str(name) for name in found.categories]
+    return found.codes.astype(np.int32), [str(name) for name in found.categories]
+
+
+def _with_pairs(cells: Cells, pairs: tuple[np.ndarray, np.ndarray] | None) -> Cells:
+    """The cells with the pairs among them, as positions in their order; pairs of cells without counts are dropped."""
+    if pairs is not None:
+        place = np.full(cells.n_obs_in, -1)
+        place[cells.rows] = np.arange(cells.n_obs)
+        moved = [place[each] for each in pairs]
+        cells.extra["pairs"] = tuple(each[(each >= 0).all(axis=1)] for each in moved)
+    return cells
 
 
 def _pair(mdata: Any, model: Method, source: str | None, target: str | None, layer: Any, recipe: str | None) -> Pair:
@@ -327,7 +360,14 @@ def _refuse_other_kind(model: Method, prep: FittedRecipe, where: str, kind: str)
 
 def _refuse_unused(model: Method, **given: Any) -> None:
     """Refuse an input that the method would silently ignore."""
-    kinds = {"use_rep": "rep", "batch_key": "batch", "neighbors_key": "graph"}
+    kinds = {
+        "use_rep": "rep",
+        "batch_key": "batch",
+        "neighbors_key": "graph",
+        "labels_key": "labels",
+        "must_link": "pairs",
+        "cannot_link": "pairs",
+    }
     for argument, value in given.items():
         if value is not None and kinds[argument] not in (*model.needs, *model.uses):
             msg = (

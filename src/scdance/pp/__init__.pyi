@@ -2,6 +2,10 @@ from ._genes import Alignment as Alignment
 from ._genes import align_genes as align_genes
 from ._genes import shared_genes as shared_genes
 from ._nnls import gram_nnls as gram_nnls
+from ._pairs import checked_pairs as checked_pairs
+from ._pairs import pairs_from_embedding as pairs_from_embedding
+from ._pairs import pairs_from_labels as pairs_from_labels
+from ._pairs import pairs_from_markers as pairs_from_markers
 from ._pca import PCA as PCA
 from ._pca import project as project
 from ._recipe import FittedRecipe as FittedRecipe

@@ -31,9 +31,11 @@ INPUTS = {
     "rep": "use_rep",
     "graph": "neighbors_key",
     "coords": "spatial_key",
+    "labels": "labels_key",
+    "pairs": "must_link",
     "ref.labels": "labels_key",
 }
-ONLY_WHEN_NAMED = ("batch", "rep", "graph")  # read if, and only if, the argument is given
+ONLY_WHEN_NAMED = ("batch", "rep", "graph", "labels", "pairs")  # read if, and only if, the argument is given
 SECTIONS = ("When to use", "When not", "Differs from the paper")
 
 
@@ -93,7 +95,8 @@ def _misnamed(trial: Trial) -> Iterator[Refusal]:
 def _known(task: Task) -> list[str]:
     """What methods of a task may need and use: that which its tool has an argument for."""
     there = inspect.signature(getattr(tl, task.name)).parameters
-    return [word for word, argument in INPUTS.items() if argument in there]
+    elsewhere = "labels" if "ref" in task.roles else "ref.labels"  # both come by the same argument
+    return [word for word, argument in INPUTS.items() if argument in there and word != elsewhere]
 
 
 @check

@@ -10,6 +10,7 @@ from scdance._docs import documented
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
+    from numpy.typing import ArrayLike
 
     from scdance._core.method import Method
 
@@ -24,6 +25,9 @@ def cluster(
     use_rep: str | None = None,
     batch_key: str | None = None,
     neighbors_key: str | None = None,
+    labels_key: str | None = None,
+    must_link: ArrayLike | None = None,
+    cannot_link: ArrayLike | None = None,
     key_added: str | None = None,
     preset: str | None = None,
     recipe: str | None = "default",
@@ -47,7 +51,16 @@ def cluster(
         With a fitted one nothing is trained.
     n_clusters
         Number of clusters; None: estimated by the method, and noted in the run record.
-    {layer, use_rep, batch_key, neighbors_key, key_added, preset, recipe}
+    {layer, use_rep, batch_key, neighbors_key}
+    labels_key
+        Column of ``adata.obs`` with the types of some of the cells (NaN or "" elsewhere), for semi-supervised methods.
+        Every other method refuses it.
+    must_link
+        Pairs of cells that belong together, (n_pairs, 2) names or positions, for semi-supervised methods;
+        :func:`scdance.pp.pairs_from_markers` and its like draw them.
+    cannot_link
+        Pairs of cells that belong apart, in the same form.
+    {key_added, preset, recipe}
     {random_state, device, progress, checkpoint, copy, params}
 
     Returns
@@ -80,6 +93,9 @@ def cluster(
         use_rep=use_rep,
         batch_key=batch_key,
         neighbors_key=neighbors_key,
+        labels_key=labels_key,
+        must_link=must_link,
+        cannot_link=cannot_link,
         key_added=key_added,
         preset=preset,
         recipe=recipe,

@@ -23,11 +23,15 @@ class Batch:
         Expression after the whole recipe, (n, n_vars) float32.
     counts
         Raw counts of the same genes, (n, n_vars) float32; None unless asked for.
+    batch
+        Code of the batch that each cell was measured in, (n,) int, −1 for one unseen in training; None where
+        there are none.
     """
 
     rows: np.ndarray
     x: torch.Tensor
     counts: torch.Tensor | None = None
+    batch: torch.Tensor | None = None
 
 
 class Batches:
@@ -78,7 +82,8 @@ class Batches:
         counts = None
         if self.counts and self.cells.counts is not None:
             counts = torch.from_numpy(self.cells.counts[rows].toarray()).to(self.device)
-        return Batch(rows, x, counts)
+        batch = None if self.cells.batch is None else torch.from_numpy(self.cells.batch[rows]).to(self.device)
+        return Batch(rows, x, counts, batch)
 
 
 def split(n: int, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
