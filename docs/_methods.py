@@ -19,7 +19,7 @@ from typing import Any
 import scdance
 from scdance._core.knobs import knobs, readable
 from scdance._core.method import Method
-from scdance._core.registry import get, names
+from scdance._core.registry import get, kind_of, names
 from scdance._core.task import TASKS, Task
 from scdance.pp import Recipe
 from scdance.testing import Trial
@@ -52,10 +52,6 @@ def first_line(doc: str | None) -> str:
 
 def code(names: tuple[str, ...]) -> str:
     return ", ".join(f"`{name}`" for name in names) or "–"
-
-
-def kind_of(cls: type[Method]) -> str:
-    return "floor" if cls.control else "route to another package" if cls.route else "method"
 
 
 def call(task: Task, name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from scdance import datasets
+from scdance import datasets, tl
 from scdance._core import call, registry
 from scdance._core.knobs import knobs
 from scdance.bench._cell import row_of, solve_cell
@@ -115,6 +115,27 @@ def test_a_row_scores_what_the_tool_would_write():
     row = solve_cell(job("kmeans", n_clusters=8, scale=True, seed=3))
     assert row["ari"] == pytest.approx(adjusted_rand_score(adata.obs["cell_type"], adata.obs["kmeans"]))
     assert row["n_clusters"] == 8
+
+
+def test_a_semi_supervised_method_is_scored_on_the_cells_whose_labels_it_was_not_given(monkeypatch):
+    seen = []
+    read = call.read_roles
+
+    def watched(task: Any, model: Any, adata: Any, table: Any, **reading: Any) -> Any:
+        seen.append((reading["labels_key"], adata.obs["known"].notna()))
+        return read(task, model, adata, table, **reading)
+
+    monkeypatch.setattr(call, "read_roles", watched)
+    row = solve_cell(job("scdcc", n_clusters=8, pretrain_steps=5, epochs=1, n_top_genes=100, pick=False))
+    ((key, given),) = seen
+    assert key == "known" and 0.05 < given.mean() < 0.15
+    adata = datasets.load("pbmc_demo")
+    adata.obs["known"] = adata.obs["cell_type"].where(given.to_numpy())
+    monkeypatch.undo()
+    knobs = {"n_clusters": 8, "pretrain_steps": 5, "epochs": 1, "n_top_genes": 100, "progress": False}
+    tl.cluster(adata, method="scdcc", labels_key="known", **knobs)
+    left = ~given.to_numpy()
+    assert row["ari"] == pytest.approx(adjusted_rand_score(adata.obs["cell_type"][left], adata.obs["scdcc"][left]))
 
 
 # The epoch that labels would pick

@@ -61,6 +61,13 @@ def get(task: str, name: str) -> type[Method]:
     )
 
 
+def kind_of(cls: type[Method]) -> str:
+    """What a method is beside others: "floor", "route" to another package, "semi-supervised" or "method"."""
+    if cls.control:
+        return "floor"
+    return "route" if cls.route else "semi-supervised" if "labels" in (*cls.needs, *cls.uses) else "method"
+
+
 def methods(task: str | None = None) -> pd.DataFrame:
     """Table of the methods of a task, or of all tasks.
 
@@ -72,7 +79,8 @@ def methods(task: str | None = None) -> pd.DataFrame:
     Returns
     -------
     One row per method, indexed by its name: ``task``, ``needs`` and ``uses`` (inputs), ``inductive`` (answers
-    for cells it was not fitted on), ``kind`` ("floor", "route" to another package or "method"), ``default``,
+    for cells it was not fitted on), ``kind`` ("floor", "route" to another package, "semi-supervised" where it may
+    be given labels or pairs, or "method"), ``default``,
     ``presets``, ``cite``, and where the reference benchmark has run, the mean ``score`` of the task's
     first metric over the reference data sets and the median ``cpu_seconds``.
 
@@ -92,7 +100,7 @@ def methods(task: str | None = None) -> pd.DataFrame:
                 {
                     "name": name,
                     "task": each.name,
-                    "kind": "floor" if cls.control else "route" if cls.route else "method",
+                    "kind": kind_of(cls),
                     "needs": ", ".join(cls.needs),
                     "uses": ", ".join(cls.uses),
                     "inductive": cls.inductive,

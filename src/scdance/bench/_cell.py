@@ -21,6 +21,7 @@ from scdance import _checks
 
 from ._controls import CONTROLS, KEY
 
+LABELLED = 0.1  # share of the cells whose labels a semi-supervised method is given; the others are scored
 _STATUS = Path("/proc/self/status")
 
 
@@ -80,6 +81,7 @@ class _Picker:
 def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
     """Run one cell and return its row."""
     from scdance import __version__, datasets, metrics
+    from scdance._core import registry
     from scdance._core.task import TASKS
 
     task = TASKS[job["task"]]
@@ -88,6 +90,8 @@ def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
     if not control:
         _import(job)
     problem = datasets.problem(task.name, job["dataset"])
+    if not control and registry.kind_of(registry.get(task.name, job["method"])) == "semi-supervised":
+        problem = problem.partly_labelled(LABELLED, job["seed"])
     row: dict[str, Any] = {}
     picker = _Picker(problem.truth, wanted)
     if control:

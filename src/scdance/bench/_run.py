@@ -138,7 +138,7 @@ def _variant(
     own = dict(settings)
     method = own.pop("method", variant)
     cls = registry.get(task.name, method)
-    kind = "floor" if cls.control else "route" if cls.route else "method"
+    kind = registry.kind_of(cls)
     if "n_clusters" in own:
         msg = (
             f"Variant {variant!r} sets n_clusters={own['n_clusters']!r}, but the benchmark takes it from each data set "

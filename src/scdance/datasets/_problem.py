@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scdance._checks import one_of
 from scdance._core.task import TASKS
 
@@ -33,6 +35,13 @@ class Problem:
     data: Any
     truth: pd.Series | pd.DataFrame
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    def partly_labelled(self, share: float, random_state: int) -> Problem:
+        """The same with the labels of a `share` of the rows given, in ``obs["known"]``, and the truth of the others."""
+        given = np.random.default_rng(random_state).random(len(self.truth)) < share
+        data = self.data.copy()
+        data.obs["known"] = self.truth.where(given)
+        return Problem(data, self.truth.where(~given), {**self.arguments, "labels_key": "known"})
 
 
 def problem(task: str, name: str) -> Problem:
