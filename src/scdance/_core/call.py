@@ -35,7 +35,7 @@ def call(
     """
     model = make(task.name, method, params, preset=preset, random_state=random_state, device=device)
     table = opened(data, task, table_key)
-    key = check_slots(table, task, key_added, model)
+    key = check_slots(table, task, key_added, model.name)
     roles = read_roles(task, model, data, table, **reading)
     result, seconds = solve(model, progress=progress, checkpoint=checkpoint, **roles)
     if copy:

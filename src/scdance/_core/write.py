@@ -11,7 +11,6 @@ import numpy as np
 from scdance._checks import InputError, listed, warn
 
 from .cells import Cells, Pair
-from .method import Method
 from .task import FRAMES, Slot, Task
 
 ROOT = "scdance"  # key of `uns` that holds the run records
@@ -48,9 +47,9 @@ def _claimed(adata: Any, task: Task, key: str) -> list[tuple[str, str]]:
     return [(where, name) for where, name in slots]
 
 
-def check_slots(adata: Any, task: Task, key_added: str | None, model: Method) -> str:
+def check_slots(adata: Any, task: Task, key_added: str | None, method: str) -> str:
     """Return the key of the results; stop if a slot of it is taken by something that is not this task's own."""
-    key = check_key(model.name if key_added is None else key_added)
+    key = check_key(method if key_added is None else key_added)
     if adata.is_view and not hasattr(adata, "_init_as_actual"):
         msg = "A view of a MuData takes no results. Copy it first: `mdata = mdata.copy()`."
         raise InputError(msg)

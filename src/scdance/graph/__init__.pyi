@@ -1,6 +1,8 @@
 from ._bipartite import bipartite as bipartite
 from ._cells import fuzzy as fuzzy
 from ._cells import knn as knn
+from ._consensus import Consensus as Consensus
+from ._consensus import consensus as consensus
 from ._ops import normalize as normalize
 from ._ops import self_loops as self_loops
 from ._ops import symmetric as symmetric

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scdance import graph
+from scdance._checks import InputError, column, listed
+from scdance._core.cells import Cells
+from scdance._core.objects import copied, opened
+from scdance._core.run import seed_of
+from scdance._core.task import CLUSTER
+from scdance._core.write import check_slots, write
+from scdance._docs import documented
+from scdance.pp import FittedRecipe
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@documented(CLUSTER)
+def consensus(
+    adata: AnnData,
+    keys: Sequence[str],
+    *,
+    resolution: float = 1.0,
+    together: float = 0.5,
+    key_added: str | None = None,
+    random_state: int | np.random.Generator | None = 0,
+    copy: bool = False,
+) -> AnnData | None:
+    """Agree on clusters from several runs: other seeds, other methods, other numbers of clusters.
+
+    Cells are joined by the share of the partitions that put them together, and Leiden looks for communities in that
+    graph. The score of a cell is its stability: the mean share of the partitions that put it together with a
+    cell of its cluster. Low ones belong nowhere for sure. Agreement is no proof of being right: runs that err alike
+    agree.
+
+    Parameters
+    ----------
+    {adata}
+    keys
+        Columns of ``adata.obs`` with the partitions, at least two; cells where one is missing have no say in it.
+    resolution
+        Resolution of Leiden; higher gives more clusters.
+    together
+        Pairs that a smaller share of the partitions puts together count as apart, 0 to 1.
+    {key_added, random_state, copy}
+
+    Returns
+    -------
+    None, or with ``copy=True`` a copy of the object, which gets:
+
+    ``adata.obs['<key>']``
+        cluster of each cell, "0" is the largest; cells without any partition have none.
+    ``adata.obs['<key>_score']``
+        stability, (n_obs,) float32 in [0, 1].
+    ``adata.uns['scdance']['cluster']['<key>']``
+        Run record: the keys, the numbers of clusters, and the share of boundary cells, which are beside the cells of
+        another cluster at least half as often as beside those of their own.
+
+    Raises
+    ------
+    {raises}
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> adata = sd.datasets.load("pbmc_demo")
+    >>> for seed in range(3):
+    ...     sd.tl.cluster(adata, method="kmeans", n_clusters=8, random_state=seed, key_added=f"seed{seed}")
+    >>> sd.tl.consensus(adata, ["seed0", "seed1", "seed2"])
+    >>> bool(adata.obs["consensus_score"].median() > 0.8)
+    True
+    """
+    from scdance import __version__
+
+    adata = opened(adata, CLUSTER)
+    keys = list(keys)
+    if len(keys) < 2:
+        msg = (
+            f"A consensus needs at least two partitions; found {listed(keys)}. Pass columns of `adata.obs` as `keys=`."
+        )
+        raise InputError(msg)
+    key = check_slots(adata, CLUSTER, key_added, "consensus")
+    codes = np.column_stack([_codes(adata, name) for name in keys])
+    rows = np.flatnonzero((codes >= 0).any(axis=1))
+    start, seed = time.perf_counter(), seed_of(random_state)
+    found = graph.consensus(codes[rows], resolution=resolution, together=together, random_state=seed)
+    names = [str(i) for i in range(int(found.labels.max()) + 1)]
+    record = {
+        "method": "consensus",
+        "params": {"keys": np.array(keys), "resolution": resolution, "together": together},
+        "preset": "",
+        "random_state": seed,
+        "version": __version__,
+        "input": {"layer": "obs", "kind": "partitions", "recipe": "none", "n_obs": len(rows), "n_vars": 0},
+        "history": {},
+        "epochs": 0,
+        "stopped": "",
+        "seconds": time.perf_counter() - start,
+        "notes": {
+            "n_clusters": np.array([len(np.unique(part[part >= 0])) for part in codes.T]),
+            "boundary_share": float(found.boundary.mean()),
+        },
+    }
+    if copy:
+        adata, _ = copied(adata, adata)
+    cells = Cells(FittedRecipe(np.array([], dtype=str)), rows, adata.n_obs, adata.n_vars, rows, np.array([], dtype=str))
+    write(adata, CLUSTER, key, cells, {"labels": found.labels, "score": found.stability}, names, record)
+    return adata if copy else None
+
+
+def _codes(adata: Any, name: str) -> np.ndarray:
+    """Cluster of each cell, −1 where it is missing, (n_obs,) int."""
+    import pandas as pd
+
+    return pd.Categorical(
+        column(adata.obs, name, where="adata.obs", what="a column with a partition", argument="keys")
+    ).codes.astype(int)
