@@ -68,7 +68,7 @@ def consensus(
     >>> from scdance import graph
     >>> three = np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0], [1, 1, 0], [1, 0, 0]])
     >>> graph.consensus(three).labels.tolist()
-    [0, 0, 1, 1, 1]
+    [1, 1, 0, 0, 0]
     """
     partitions = np.asarray(partitions)
     if not (partitions >= 0).any():

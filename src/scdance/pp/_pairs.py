@@ -36,6 +36,13 @@ def checked_pairs(must_link: Any, cannot_link: Any, names: Sequence[str]) -> Pai
     ------
     InputError
         Not pairs, a position outside the cells, an unknown name, or a cell that is paired with itself.
+
+    Examples
+    --------
+    >>> from scdance.pp import checked_pairs
+    >>> must, cannot = checked_pairs([["b", "a"], ["a", "b"]], [[0, 2]], names=["a", "b", "c"])
+    >>> must.tolist(), cannot.tolist()
+    ([[0, 1]], [[0, 2]])
     """
     must = _positions(must_link, names, "must_link")
     cannot = _positions(cannot_link, names, "cannot_link")
