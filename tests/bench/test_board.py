@@ -216,8 +216,8 @@ def test_where_lower_is_better_the_lowest_comes_first():
     rows = pd.DataFrame([
         {"task": "deconvolve", "dataset": "d", "method": m, "variant": m, "k": "estimated" if kind != "control" else "",
          "seed": 0, "kind": kind, "rmse": rmse, "pearson": 0.5, "jsd": 0.1, "auprc": 0.5, "picked_rmse": np.nan,
-         "picked_pearson": np.nan, "picked_jsd": np.nan, "picked_auprc": np.nan, "n_clusters": np.nan, "cpu_seconds": 1.0,
-         "peak_mb": 1.0, "error": ""}
+         "picked_pearson": np.nan, "picked_jsd": np.nan, "picked_auprc": np.nan, "n_clusters": np.nan,
+         "cpu_seconds": 1.0, "peak_mb": 1.0, "error": ""}
         for m, kind, rmse in (("bad", "floor", 0.3), ("good", "method", 0.1), ("the truth", "control", 0.0))
     ])  # fmt: skip
     page = bench.leaderboard(rows)

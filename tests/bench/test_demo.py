@@ -65,7 +65,7 @@ def test_the_table_has_the_scores_of_each_task_the_best_first(made: Any):
 
 def test_scores_that_are_errors_are_sorted_upwards(monkeypatch: pytest.MonkeyPatch):
     rows = {"a": 0.3, "b": 0.1}
-    monkeypatch.setattr(registry, "names", lambda task: list(rows))
+    monkeypatch.setattr(_demo, "_shown", lambda task: list(rows))
     monkeypatch.setattr(_demo, "_row", lambda task, part, data, name, arguments: {"rmse": rows[name]})
     assert list(_demo._table(TASKS["deconvolve"], None, None, {}).index) == ["b", "a"]
 
@@ -138,3 +138,10 @@ def test_a_cluster_has_the_colour_of_the_type_it_shares_most_cells_with():
     assert _demo._like(adata, "found", "type", palette) == ["green", "red", "blue"]
     colours = _demo._like(adata, "split", "type", palette)
     assert Counter(colours) == Counter(palette)  # one to one, and spare colours for the rest
+
+
+def test_of_many_methods_the_best_that_were_measured_stand_beside_the_floors(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(registry, "measured_methods", lambda task: ["graphsc", "scdeepcluster", "kmeans"])
+    monkeypatch.setattr(_demo, "MOST_METHODS", 1)
+    shown = _demo._shown(TASKS["cluster"])
+    assert {"kmeans", "leiden", "gmm", "graphsc"} == set(shown)  # neither the second best nor what wants labels

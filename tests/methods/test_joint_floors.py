@@ -125,7 +125,7 @@ def test_results_survive_a_file_and_lead_on_to_scanpy(mdata, tmp_path):
     import scanpy as sc
 
     sd.tl.joint_embed(mdata)
-    sc.pp.neighbors(mdata, use_rep="X_svd_concat", n_neighbors=10, transformer="sklearn")
+    sc.pp.neighbors(mdata, use_rep="X_svd_concat", n_neighbors=10, transformer="sklearn", method="gauss")
     assert mdata.obsp["connectivities"].shape == (200, 200)
     with mudata.set_options(pull_on_update=False):
         mdata.write_h5mu(tmp_path / "m.h5mu")

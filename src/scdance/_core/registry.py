@@ -113,6 +113,11 @@ def methods(task: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("name")
 
 
+def measured_methods(task: str) -> list[str]:
+    """Methods that the reference benchmark has measured, the best first."""
+    return list(_measured(task))
+
+
 @cache
 def _measured(task: str) -> dict[str, dict[str, float]]:
     """Score and seconds of each method on the reference sets, from the file that the benchmark writes."""

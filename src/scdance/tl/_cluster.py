@@ -82,7 +82,7 @@ def cluster(
     The results chain with scanpy:
 
     >>> import scanpy as sc
-    >>> sc.pp.neighbors(adata, use_rep="X_kmeans", transformer="sklearn")
+    >>> sc.pp.neighbors(adata, use_rep="X_kmeans", transformer="sklearn", method="gauss")
     """
     return call(
         CLUSTER,

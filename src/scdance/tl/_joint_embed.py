@@ -69,7 +69,7 @@ def joint_embed(
     The results chain with scanpy and muon:
 
     >>> import scanpy as sc
-    >>> sc.pp.neighbors(mdata, use_rep="X_svd_concat", transformer="sklearn")
+    >>> sc.pp.neighbors(mdata, use_rep="X_svd_concat", transformer="sklearn", method="gauss")
     """
     return call(
         JOINT_EMBED,
