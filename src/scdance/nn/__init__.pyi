@@ -1,3 +1,4 @@
+from ._adjacency import adjacency_loss as adjacency_loss
 from ._counts import CountHead as CountHead
 from ._counts import CountParameters as CountParameters
 from ._counts import log_nb as log_nb

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scdance import graph
-from scdance._checks import InputError, column, listed
+from scdance._checks import InputError, listed
 from scdance._core.cells import Cells
 from scdance._core.objects import copied, opened
+from scdance._core.read import partitions
 from scdance._core.run import seed_of
 from scdance._core.task import CLUSTER
 from scdance._core.write import check_slots, write
@@ -85,7 +86,7 @@ def consensus(
         )
         raise InputError(msg)
     key = check_slots(adata, CLUSTER, key_added, "consensus")
-    codes = np.column_stack([_codes(adata, name) for name in keys])
+    codes = partitions(adata, keys)
     rows = np.flatnonzero((codes >= 0).any(axis=1))
     start, seed = time.perf_counter(), seed_of(random_state)
     found = graph.consensus(codes[rows], resolution=resolution, together=together, random_state=seed)
@@ -111,12 +112,3 @@ def consensus(
     cells = Cells(FittedRecipe(np.array([], dtype=str)), rows, adata.n_obs, adata.n_vars, rows, np.array([], dtype=str))
     write(adata, CLUSTER, key, cells, {"labels": found.labels, "score": found.stability}, names, record)
     return adata if copy else None
-
-
-def _codes(adata: Any, name: str) -> np.ndarray:
-    """Cluster of each cell, −1 where it is missing, (n_obs,) int."""
-    import pandas as pd
-
-    return pd.Categorical(
-        column(adata.obs, name, where="adata.obs", what="a column with a partition", argument="keys")
-    ).codes.astype(int)
