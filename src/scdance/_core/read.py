@@ -210,6 +210,15 @@ def _with_pairs(cells: Cells, pairs: tuple[np.ndarray, np.ndarray] | None) -> Ce
     return cells
 
 
+def partitions(adata: Any, keys: Sequence[str]) -> np.ndarray:
+    """Groups of the cells in several columns of `obs` as codes, (n_obs, n_keys) int, −1 where a cell has none."""
+    import pandas as pd
+
+    what = "a column with a partition"
+    columns = [_checks.column(adata.obs, key, where="adata.obs", what=what, argument="keys") for key in keys]
+    return np.column_stack([pd.Categorical(column).codes.astype(int) for column in columns])
+
+
 def _pair(mdata: Any, model: Method, source: str | None, target: str | None, layer: Any, recipe: str | None) -> Pair:
     """Both modalities of a MuData, and which cells they share."""
     names = two_modalities(mdata, source, target)
