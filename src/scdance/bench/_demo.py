@@ -26,7 +26,7 @@ FEWEST_COLUMNS = 3  # that the width is made for
 PANEL = (3.6, 3.3)  # inches of a picture
 SCORES_HEIGHT, BAR_HEIGHT = 0.9, 0.27  # inches of the scores without bars, and of a bar
 MOST_TYPES, GREY = 10, "0.85"  # in colour, on a map of cells of many types; the shade of the others
-MOST_METHODS = 2  # beside the floors, so that the demo stays at a minute
+MOST_METHODS = 3  # beside the floors, so that the demo stays at a minute
 NO_BENCHMARK = "A demo's scores are no benchmark: a few hundred cells, one seed, nothing tuned."
 
 
