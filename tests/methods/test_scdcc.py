@@ -66,12 +66,20 @@ def test_must_link_pulls_and_cannot_link_pushes():
         assert torch.sign(towards).item() == -sign
 
 
-def test_an_epoch_sees_each_pair_once():
-    pairs = np.arange(46).reshape(-1, 2)
+@pytest.mark.parametrize("n_pairs", [23, 11, 3])
+def test_an_epoch_sees_each_pair_once_and_the_next_begins_anew(n_pairs):
+    pairs = np.arange(2 * n_pairs).reshape(-1, 2)
     turns = _Turns(pairs, n_steps=5, rng=np.random.default_rng(0))
-    seen = np.vstack([turns.next() for _ in range(5)])
-    assert sorted(map(tuple, seen)) == sorted(map(tuple, pairs))
-    assert len(turns.next()) == 5
+    for _ in range(2):
+        seen = np.vstack([turns.next() for _ in range(5)])
+        assert sorted(map(tuple, seen)) == sorted(map(tuple, pairs))
+        assert not turns.left
+
+
+def test_a_checkpoint_of_other_pairs_is_not_continued(adata, tmp_path):
+    run(adata, must_link=[[0, 1]], checkpoint=tmp_path)
+    with pytest.raises(InputError, match="another call"):
+        run(adata, must_link=[[0, 2]], checkpoint=tmp_path)
 
 
 # ------------------------------------------------------------------ what pairs do

@@ -189,3 +189,16 @@ def test_a_preset_of_a_data_set_has_the_published_numbers():
     model = make("cluster", "sctag", {}, preset="worm_neuron")
     weights = (model.graph_weight, model.counts_weight, model.cluster_weight)
     assert (model.pretraining.epochs, weights, model.hops) == (200, (0.01, 2.0, 0.25), 1)
+
+
+def test_the_users_own_graph_is_taken_beside_the_counts():
+    import scanpy as sc
+
+    adata = sd.datasets.toy_clusters(n_obs=120, n_vars=60, k=3, n_de=15)
+    x = adata.X.tolil()
+    x[7] = 0
+    adata.X = x.tocsr().astype(np.float32)
+    sc.pp.neighbors(adata, n_neighbors=8, use_rep="X", key_added="mine", transformer="sklearn", method="gauss")
+    with pytest.warns(UserWarning, match="1 of 120 cells have no counts"):
+        sd.tl.cluster(adata, method="sctag", n_clusters=3, neighbors_key="mine", pretrain_steps=5, steps=2)
+    assert adata.obs["sctag"].isna().sum() == 1

@@ -119,7 +119,8 @@ def read(
     pairs = None
     if must_link is not None or cannot_link is not None:
         pairs = checked_pairs(must_link, cannot_link, adata.obs_names)
-    if use_rep is None and neighbors_key is None:
+    # a graph stands for the expression, but for methods that need the counts beside it
+    if use_rep is None and (neighbors_key is None or "counts" in model.needs):
         return _with_pairs(_from_matrix(adata, model, model.recipe, prep, layer, recipe, given), pairs)
     # The values stand for the expression: the matrix is not read at all.
     _check_n_clusters(model, adata.n_obs)
@@ -300,6 +301,8 @@ def _from_matrix(
     for part in ("batch", "labels", "coords"):
         if given.get(part) is not None:
             given[part] = given[part][rows]
+    if given.get("graph") is not None:
+        given["graph"] = given["graph"][rows][:, rows]
     return Cells(
         prep=prep,
         rows=rows,

@@ -226,7 +226,8 @@ def _fingerprint(model: Method, roles: dict[str, Any]) -> str:
         prep, learnt = cells.prep.to_json()
         told.update(repr((name, prep)).encode())
         graph = () if cells.graph is None else (cells.graph.data, cells.graph.indices, cells.graph.indptr)
-        parts = (cells.depth, cells.rep, cells.batch, cells.labels, cells.coords, *graph, *learnt.values())
+        pairs = cells.extra.get("pairs", ())
+        parts = (cells.depth, cells.rep, cells.batch, cells.labels, cells.coords, *pairs, *graph, *learnt.values())
         for part in parts:
             told.update(b"" if part is None else part.tobytes())
     return told.hexdigest()

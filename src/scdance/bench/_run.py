@@ -92,15 +92,15 @@ def run(
     declared = registry.task_of(task)
     plan = list(_plan(declared, methods, datasets, list(seeds), k, pick))
     table = _Table(Path(out), declared)
-    todo = [job for job in plan if not table.has(job)]
-    logger.info("bench: %d of %d cells to run", len(todo), len(plan))
-    with closing(solved(todo, at_once=jobs, threads=threads, timeout=timeout)) as rows:
+    missing = [job for job in plan if not table.has(job)]
+    logger.info("bench: %d of %d cells to run", len(missing), len(plan))
+    with closing(solved(missing, at_once=jobs, threads=threads, timeout=timeout)) as rows:
         for i, (job, row) in enumerate(rows, 1):
             table.add({**job, "threads": threads, **row})
             told = row.get("error") or ", ".join(f"{name} {row[name]:.3f}" for name in declared.metrics)
             if "cpu_seconds" in row:
                 told += f", {row['cpu_seconds']:.0f} CPU s"
-            logger.info("bench: %d/%d %s: %s", i, len(todo), _named(job), told)
+            logger.info("bench: %d/%d %s: %s", i, len(missing), _named(job), told)
     return read(out)
 
 

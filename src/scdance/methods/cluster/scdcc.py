@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -125,12 +125,11 @@ class _Turns:
     """Pairs in random order, so many at a time that an epoch sees each once."""
 
     def __init__(self, pairs: np.ndarray, n_steps: int, rng: np.random.Generator):
-        self.pairs, self.rng = pairs, rng
-        self.size = -(-len(pairs) // n_steps)
-        self.left: Any = pairs[:0]
+        self.pairs, self.n_steps, self.rng = pairs, n_steps, rng
+        self.left: list[np.ndarray] = []
 
     def next(self) -> np.ndarray:
-        if len(self.left) == 0:
-            self.left = self.rng.permutation(self.pairs) if len(self.pairs) else self.pairs
-        some, self.left = self.left[: self.size], self.left[self.size :]
-        return some
+        if not self.left:  # an epoch begins, so that a continued run draws the same
+            order = self.rng.permutation(self.pairs) if len(self.pairs) else self.pairs
+            self.left = np.array_split(order, self.n_steps)
+        return self.left.pop()
