@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "graph": BELOW,
     "pp": BELOW | {"graph"},
     "_core": BELOW | {"pp"},
-    "train": BELOW | {"_core.method", "_core.cells"},
+    "train": BELOW | {"_core.method", "_core.cells", "graph", "pp"},
     "_docs": BELOW | {"_core.task"},
     "metrics": BELOW | {"_core.task", "graph"},
     "datasets": BELOW | {"_core.task", "pp", "graph"},

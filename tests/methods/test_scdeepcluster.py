@@ -15,6 +15,7 @@ from sklearn.metrics import adjusted_rand_score
 import scdance as sd
 from scdance._core.read import read
 from scdance._core.run import make, solve
+from scdance.train import mean_counts
 
 SMALL = {"sigma": 1.0, "encoder": (64,), "pretrain_epochs": 150}
 SHORT = {"sigma": 1.0, "encoder": (16,), "n_latent": 4, "pretrain_epochs": 6, "epochs": 8, "tol": 0.0}
@@ -136,7 +137,7 @@ def test_without_the_clustering_loss_training_is_more_pretraining(tiny):
     with by_hand.session():
         by_hand.n_vars_, by_hand.n_batches_ = cells.n_vars, 0
         by_hand.net_ = by_hand.net()
-        by_hand._start_at_mean(cells)
+        by_hand.net_.head.start_at(mean_counts(cells))
         size = torch.as_tensor(cells.depth / np.median(cells.depth), dtype=torch.float32)
         by_hand._pretrain(cells, size)
         rng = by_hand.rng("training")

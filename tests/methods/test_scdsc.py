@@ -17,6 +17,7 @@ from scdance._checks import InputError
 from scdance._core.read import read
 from scdance._core.run import make, solve
 from scdance.graph import Sparse
+from scdance.train import Expression
 
 FEW = {"encoder": (64,), "pretrain_steps": 150}
 SHORT = {"encoder": (16, 12), "latent": (6, 4), "pretrain_epochs": 6, "epochs": 8, "pretrain_batch_size": 16}
@@ -47,13 +48,13 @@ def fitted(adata, preset=None, **knobs):
 
 def inputs(model, cells):
     """Sparse expression and graph of the cells, as in training."""
-    return Sparse(cells.x), Sparse(model._graph(cells))
+    return Expression(cells), Sparse(model._graph(cells))
 
 
 def standard(cells):
     """Expression with mean 0 and standard deviation 1 of each gene, by numpy."""
     x = cells.x.toarray().astype(np.float64)
-    sd = x.std(axis=0)
+    sd = x.std(axis=0, ddof=1)
     return (x - x.mean(axis=0)) / np.where(sd > 0, sd, 1)
 
 
@@ -69,7 +70,7 @@ def log_proba(model, cells, hidden, sigma):
 def hidden_of(model, cells):
     model.net_.eval()
     with torch.no_grad():
-        return model.net_.encode(Sparse(cells.x))
+        return model.net_.encode(Expression(cells))
 
 
 # --- what it finds ------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def test_prediction_uses_running_statistics(fit):
     model, result, cells = fit
     x, a = inputs(model, cells)
     with torch.no_grad():
-        alone = model.net_.eval().encode(Sparse(cells.x[:7]))[-1]
+        alone = model.net_.eval().encode(torch.from_numpy(cells.dense(np.arange(7))))[-1]
     model.net_.train()
     _, z = model._assigned(x, a)
     np.testing.assert_allclose(z, result["embedding"], atol=1e-6)
@@ -255,8 +256,8 @@ def test_genes_that_do_not_vary_stay_finite(tiny):
     counts[:, 0], counts[:, 1] = 4, 0
     counts[:, 1] = counts.sum(axis=1).max() + 1 - counts.sum(axis=1)  # all depths equal, so gene 0 never varies
     flat.X = sp.csr_matrix(counts)
-    model, result, cells = fitted(flat, n_clusters=3, **SHORT)
-    assert model.net_.sd[cells.var_names.tolist().index(tiny.var_names[0])] == 1
+    _, result, cells = fitted(flat, n_clusters=3, **SHORT)
+    assert dict(cells.prep.filling)["center_scale"]["sd"][cells.var_names.tolist().index(tiny.var_names[0])] == 1
     assert np.isfinite(result["embedding"]).all()
 
 

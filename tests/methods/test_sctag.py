@@ -63,7 +63,8 @@ def test_permuting_the_cells_permutes_the_latent_space(tiny):
     model, cells, whole = prepared(tiny)
     order = np.random.default_rng(0).permutation(tiny.n_obs)
     graph = model._graph(cells)
-    moved = sctag._Whole(whole.x[order], whole.size[order], Sparse(normalize(graph[order][:, order])), whole.links)
+    x = torch.from_numpy(cells.dense(order))
+    moved = sctag._Whole(x, whole.size[order], Sparse(normalize(graph[order][:, order])), whole.links)
     torch.testing.assert_close(model._latent(moved), model._latent(whole)[order], rtol=1e-4, atol=1e-5)
 
 

@@ -38,11 +38,29 @@ class Sparse:
         self.shape: tuple[int, int] = a.shape
         self.forward = _csr(a).to(device)
         self.backward = _csr(a.T.tocsr()).to(device)
+        self._order: torch.Tensor | None = None  # where the entries of Aᵀ stand in A
 
     def to(self, device: str | torch.device) -> Sparse:
         """Move both matrices to a device; returns the same object."""
         self.forward, self.backward = self.forward.to(device), self.backward.to(device)
         return self
+
+    def dropout(self, p: float) -> Sparse:
+        """The matrix with each entry left out with probability `p`, the others divided by 1 − p.
+
+        Drawn from the global generator of torch, which methods fork.
+        """
+        values = self.forward.values()
+        if self._order is None:
+            columns, starts = (each.cpu().numpy() for each in (self.forward.col_indices(), self.forward.crow_indices()))
+            place = csr_matrix((np.arange(len(columns)), columns, starts), shape=self.shape)
+            self._order = torch.from_numpy(place.T.tocsr().data).to(values.device)
+        values = values * (torch.rand_like(values) >= p) / (1 - p)
+        new = object.__new__(Sparse)
+        new.shape, new._order = self.shape, self._order
+        new.forward = _with_values(self.forward, values)
+        new.backward = _with_values(self.backward, values[self._order])
+        return new
 
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
         return spmm(self, x)
@@ -56,6 +74,10 @@ def _csr(a: csr_matrix) -> torch.Tensor:
         torch.from_numpy(a.data.astype(np.float32)),
         size=a.shape,
     )
+
+
+def _with_values(a: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return torch.sparse_csr_tensor(a.crow_indices(), a.col_indices(), values, size=a.shape, check_invariants=False)
 
 
 class _Product(torch.autograd.Function):

@@ -333,6 +333,11 @@ class CountHead(nn.Module):
         self.gene_dispersion = None if dispersion == "entry" else nn.Parameter(torch.zeros(n_vars))
         self.logit = nn.Linear(n_in, n_vars) if likelihood == "zinb" else None
 
+    def start_at(self, mean: Tensor) -> None:
+        """Predict `mean`, (n_vars,) > 0, where the hidden layer is 0, before any training."""
+        with torch.no_grad():
+            self.mean.bias.copy_(mean.log())
+
     def forward(self, h: Tensor, size: Tensor | None = None) -> CountParameters:
         """Mean, dispersion and inflation logit of each entry.
 

@@ -409,6 +409,11 @@ class FittedRecipe:
     log_input: bool = False
     text: str = "none"
 
+    @property
+    def filling(self) -> list[tuple[str, State]]:
+        """The steps that fill the matrix, which run a batch of cells at a time: names and learnt numbers."""
+        return [(name, state) for name, state in self.states if STEPS[name].per_batch]
+
     def _once(self, block: _Block) -> _Block:
         for name, state in self.states:
             if not STEPS[name].per_batch:
@@ -444,9 +449,8 @@ class FittedRecipe:
     def dense(self, block: sp.csr_matrix) -> np.ndarray:
         """Densify rows and apply the per-batch half, (n, n_vars) float32."""
         out = block.toarray()
-        for name, state in self.states:
-            if STEPS[name].per_batch:
-                out = STEPS[name].apply(out, state)
+        for name, state in self.filling:
+            out = STEPS[name].apply(out, state)
         return out
 
     def to_json(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -1,6 +1,9 @@
 from ._batches import Batch as Batch
 from ._batches import Batches as Batches
 from ._batches import split as split
+from ._counts import mean_counts as mean_counts
+from ._counts import relative_depth as relative_depth
+from ._expression import Expression as Expression
 from ._loop import Log as Log
 from ._loop import loop as loop
 from ._torch_method import TorchMethod as TorchMethod

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from scdance._core.cells import Cells
-from scdance.graph import by_size, choose_k, kmeans, mixture
+from scdance.graph import kmeans, mixture
 from scdance.nn import DEC, CountHead, Dense, dec_loss, target_distribution
-from scdance.pp import Recipe, blocks
-from scdance.train import Batch, Batches, TorchMethod, Train, split
+from scdance.pp import Recipe
+from scdance.train import Batch, Batches, TorchMethod, Train, mean_counts, relative_depth, split
+
+from ._centers import ByCenters, means
 
 ROWS = 4096  # cells whose differences from all centres are held at once
 VALID_SHARE = 0.1  # of the cells, held out when pre-training may stop early
 
 
-class CountClustering(TorchMethod):
+class CountClustering(ByCenters, TorchMethod):
     """A denoising count autoencoder whose latent space and cluster centres are trained together.
 
     With batches given, both encoder and decoder are told the batch of each cell, so that the latent space need not
@@ -27,11 +29,6 @@ class CountClustering(TorchMethod):
 
     Parameters
     ----------
-    n_clusters
-        Number of clusters; None: estimated on the latent space after pre-training, see `k_method`.
-    k_method
-        How the number is estimated: "leiden" (clusters of a Leiden partition), "stability" (largest number
-        that subsamples agree on) or "scgnn" (a share of the clusters that Louvain finds).
     n_top_genes
         Genes with the largest deviance that are kept; None: all.
     encoder
@@ -63,8 +60,6 @@ class CountClustering(TorchMethod):
         Training ends when a smaller share of the cells changes its cluster from one epoch to the next.
     """
 
-    n_clusters: int | None = None
-    k_method: Literal["leiden", "stability", "scgnn"] = "leiden"
     n_top_genes: int | None = 2000
     encoder: tuple[int, ...] = (256, 64)
     n_latent: int = 32
@@ -101,8 +96,8 @@ class CountClustering(TorchMethod):
         self.n_batches_ = len(cells.batch_names or ())
         self.net_ = self.net().to(self.target)
         if self.start_at_mean:
-            self._start_at_mean(cells)
-        size = torch.as_tensor(cells.depth / np.median(cells.depth), dtype=torch.float32, device=self.target)
+            self.net_.head.start_at(mean_counts(cells))
+        size = relative_depth(cells, self.target)
         self._pretrain(cells, size)
         centers = self._first_centers(self._latent(cells))
         self.n_clusters_ = len(centers)
@@ -115,13 +110,6 @@ class CountClustering(TorchMethod):
         z, log_q = self._assigned(cells)
         q = log_q.exp().cpu().numpy()
         return {"labels": q.argmax(axis=1), "embedding": z.cpu().numpy(), "proba": q, "score": q.max(axis=1)}
-
-    def _start_at_mean(self, cells: Cells) -> None:
-        """Set the bias of the predicted mean to the log of each gene's mean count, depths being equal."""
-        total = sum(np.asarray(block.sum(axis=0, dtype=np.float64)).ravel() for _, block in blocks(cells.counts))
-        mean = np.maximum(total * np.median(cells.depth) / cells.depth.sum(), 1e-5)
-        with torch.no_grad():
-            self.net_.head.mean.bias.copy_(torch.as_tensor(np.log(mean), dtype=torch.float32))
 
     def _pretrain(self, cells: Cells, size: Tensor) -> None:
         """Train the autoencoder alone."""
@@ -198,10 +186,9 @@ class CountClustering(TorchMethod):
 
     def _first_centers(self, z: np.ndarray) -> np.ndarray:
         """Centres of a first partition of the latent space, (n_clusters, n_latent)."""
-        if self.n_clusters is None:
-            choice = choose_k(z, how=self.k_method, random_state=self.random_state)
-            self.notes_ = {"k_selection": choice.table}
-            return np.stack([z[choice.labels == j].mean(axis=0) for j in range(choice.k)])
+        choice = self._chosen(z)
+        if choice is not None:
+            return means(z, choice.labels)
         first = kmeans if self.init == "kmeans" else mixture
         labels, centers, *_ = first(
             _shrunk(z, self.shrink), self.n_clusters, n_init=self.n_init, random_state=self.random_state
@@ -211,14 +198,9 @@ class CountClustering(TorchMethod):
         return centers
 
     def _number_by_size(self, cells: Cells) -> None:
-        """Sort the centres so that cluster 0 is the largest; those that lost all cells come last."""
-        _, log_q = self._assigned(cells)
-        labels, order = by_size(log_q.argmax(dim=1).cpu().numpy(), self.n_clusters_)
-        centers = self.net_.dec.centers
-        centers.data = centers.data[order]
-        n_filled = int(labels.max()) + 1
-        if n_filled < self.n_clusters_:
-            self.notes_ = {**getattr(self, "notes_", {}), "n_clusters_nonempty": n_filled}
+        """Sort the centres so that cluster 0 is the largest."""
+        labels, centers = self._assigned(cells)[1].argmax(dim=1).cpu().numpy(), self.net_.dec.centers
+        centers.data = centers.data[self._order(labels, self.n_clusters_)]
 
     def _latent(self, cells: Cells) -> np.ndarray:
         return self.map(lambda batch: self.net_.encoder(batch.x, batch.batch), cells)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
 from scdance._core.cells import Cells
-from scdance._core.method import Method
-from scdance.graph import choose_k, mixture
+from scdance.graph import mixture
 from scdance.pp import PCA, Recipe, project
 
+from ._centers import ByCenters
 
-class GMM(Method):
+
+class GMM(ByCenters):
     """Cluster by a diagonal Gaussian mixture on principal components of Pearson residuals [Lause2021]_.
 
     Pearson residuals measure each count against what depth and gene abundance predict, which leaves the
@@ -32,10 +33,6 @@ class GMM(Method):
 
     Parameters
     ----------
-    n_clusters
-        Number of clusters; None: estimated on the principal components, see `k_method`.
-    k_method
-        How the number is estimated: "leiden", "stability" or "scgnn", as in ``"kmeans"``.
     n_top_genes
         Genes with the largest deviance that are kept; None: all.
     n_components
@@ -48,8 +45,6 @@ class GMM(Method):
         Starts of the mixture; the likeliest is kept.
     """
 
-    n_clusters: int | None = None
-    k_method: Literal["leiden", "stability", "scgnn"] = "leiden"
     n_top_genes: int | None = 2000
     n_components: int = 50
     unit_rows: bool = False
@@ -71,10 +66,8 @@ class GMM(Method):
             pca.fit(cells.dense_blocks, (cells.n_obs, cells.n_vars))
             self.mean_, self.components_ = pca.mean_, pca.components_
         z = self._embed(cells)
-        k = self.n_clusters
-        if k is None:
-            choice = choose_k(z, how=self.k_method, random_state=self.random_state)
-            k, self.notes_ = choice.k, {"k_selection": choice.table}
+        choice = self._chosen(z)
+        k = self.n_clusters if choice is None else choice.k
         _, self.centers_, proba = mixture(z, k, n_init=self.n_init, random_state=self.random_state)
         # what Bayes' rule needs for new cells: the last M-step of the mixture
         self.weights_ = proba.mean(axis=0)

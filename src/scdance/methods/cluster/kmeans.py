@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
 from scdance._core.cells import Cells
-from scdance._core.method import Method
-from scdance.graph import choose_k, kmeans
+from scdance.graph import kmeans
 from scdance.pp import PCA, Recipe, project
 
+from ._centers import ByCenters
 
-class KMeans(Method):
+
+class KMeans(ByCenters):
     """Cluster by k-means on principal components [Lloyd1982]_.
 
     Log-normalised expression is projected on its first principal components, and k-means looks for centres
@@ -33,11 +34,6 @@ class KMeans(Method):
 
     Parameters
     ----------
-    n_clusters
-        Number of clusters; None: estimated on the principal components, see `k_method`.
-    k_method
-        How the number is estimated: "leiden" (clusters of a Leiden partition), "stability" (largest number
-        that subsamples agree on) or "scgnn" (a share of the clusters that Louvain finds).
     n_top_genes
         Genes with the largest deviance that are kept; None: all.
     scale
@@ -48,8 +44,6 @@ class KMeans(Method):
         Starts of k-means; the best is kept.
     """
 
-    n_clusters: int | None = None
-    k_method: Literal["leiden", "stability", "scgnn"] = "leiden"
     n_top_genes: int | None = 2000
     scale: bool = False
     n_components: int = 50
@@ -75,10 +69,8 @@ class KMeans(Method):
             pca.fit(cells.dense_blocks, (cells.n_obs, cells.n_vars))
             self.mean_, self.components_ = pca.mean_, pca.components_
         z = self._embed(cells)
-        k = self.n_clusters
-        if k is None:
-            choice = choose_k(z, how=self.k_method, random_state=self.random_state)
-            k, self.notes_ = choice.k, {"k_selection": choice.table}
+        choice = self._chosen(z)
+        k = self.n_clusters if choice is None else choice.k
         _, self.centers_ = kmeans(z, k, n_init=self.n_init, random_state=self.random_state)
         return self
 

@@ -84,12 +84,12 @@ class ScDCC(CountClustering):
         finally:
             del self._pairs
         labels = self.predict(cells=cells)["labels"]
-        self.notes_ = getattr(self, "notes_", {}) | {
-            "n_must_link": len(must),
-            "n_cannot_link": len(cannot),
-            "n_must_link_violated": int((labels[must[:, 0]] != labels[must[:, 1]]).sum()),
-            "n_cannot_link_violated": int((labels[cannot[:, 0]] == labels[cannot[:, 1]]).sum()),
-        }
+        self._note(
+            n_must_link=len(must),
+            n_cannot_link=len(cannot),
+            n_must_link_violated=int((labels[must[:, 0]] != labels[must[:, 1]]).sum()),
+            n_cannot_link_violated=int((labels[cannot[:, 0]] == labels[cannot[:, 1]]).sum()),
+        )
         return self
 
     def _further_loss(self, cells: Cells, *, n_steps: int, rng: np.random.Generator) -> Callable[[], Tensor] | None:

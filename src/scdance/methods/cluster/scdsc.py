@@ -8,20 +8,21 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy, mse_loss
 
 from scdance._checks import InputError
 from scdance._core.cells import Cells
-from scdance.graph import Sparse, by_size, choose_k, kmeans, knn, normalize, self_loops, spmm, symmetric
+from scdance.graph import Sparse, kmeans, knn, normalize, self_loops, symmetric
 from scdance.nn import DEC, CountHead, Dense, dec_loss, target_distribution
-from scdance.pp import PCA, Recipe, blocks, project
-from scdance.train import Batch, Batches, TorchMethod, Train
+from scdance.pp import PCA, Recipe, project
+from scdance.train import Batch, Batches, Expression, TorchMethod, Train, relative_depth
+
+from ._centers import ByCenters, means
 
 ALL_CELLS = 10**9  # a batch that no data set fills: every cell is restored in each step
 COMPONENTS = 50  # principal components in which correlations are measured
-CONSTANT = 1e-6  # a gene whose standard deviation is below this part of its mean does not vary
 
 # What the authors and DANCE share, and what DANCE sets for every data set of its own.
 _AUTOENCODER = {"flavor": "cell_ranger", "likelihood": "zinb", "pretrain_counts_weight": 0.0}
@@ -33,7 +34,7 @@ _DANCE = _PUBLISHED | {"encoder": (512, 256, 256), "latent": (256, 128, 32), "al
 _DANCE |= {"assignment_weight": 1.0, "expression_weight": 0.1}
 
 
-class ScDSC(TorchMethod):
+class ScDSC(ByCenters, TorchMethod):
     """Cluster by an autoencoder and a graph convolution that share each layer [Gan2022]_.
 
     An autoencoder learns to restore expression and counts; beside it, a graph convolution smooths expression over
@@ -61,11 +62,6 @@ class ScDSC(TorchMethod):
 
     Parameters
     ----------
-    n_clusters
-        Number of clusters; None: estimated on the latent space after pre-training, see `k_method`.
-    k_method
-        How it is estimated: "leiden" (clusters of a Leiden partition), "stability" (largest number that
-        subsamples agree on) or "scgnn" (a share of the clusters that Louvain finds).
     n_top_genes
         Genes that are kept; None: all.
     flavor
@@ -98,8 +94,6 @@ class ScDSC(TorchMethod):
         all together; an epoch is one step, and the batch are the cells that are restored in it
     """
 
-    n_clusters: int | None = None
-    k_method: Literal["leiden", "stability", "scgnn"] = "leiden"
     n_top_genes: int | None = 2000
     flavor: Literal["deviance", "cell_ranger"] = "deviance"
     n_neighbors: int = 10
@@ -132,7 +126,9 @@ class ScDSC(TorchMethod):
     @property
     def recipe(self) -> Recipe:
         chosen = {"n_top": self.n_top_genes, "flavor": self.flavor}
-        return Recipe(filter_genes={"min_counts": 3}, normalize_total={}, log1p={}, select_genes=chosen)
+        return Recipe(
+            filter_genes={"min_counts": 3}, normalize_total={}, log1p={}, select_genes=chosen, center_scale={}
+        )
 
     def net(self) -> nn.Module:
         widths = (self.n_vars_, *self.encoder, *self.latent)
@@ -144,12 +140,10 @@ class ScDSC(TorchMethod):
     def fit(self, *, cells: Cells) -> Self:
         self._check()
         self.n_vars_ = cells.n_vars
-        self.net_ = self.net()
-        self.net_.mean, self.net_.sd = _moments(cells)
-        self.net_.to(self.target)
-        size = torch.as_tensor(cells.depth / np.median(cells.depth), dtype=torch.float32, device=self.target)
+        self.net_ = self.net().to(self.target)
+        size = relative_depth(cells, self.target)
         self._pretrain(cells, size)
-        x = Sparse(vstack([block for _, block in blocks(cells.x)], format="csr"), self.target)
+        x = Expression(cells, self.target)
         a = Sparse(self._graph(cells), self.target)
         with torch.no_grad():
             centers = self._first_centers(self.net_.encode(x)[-1].cpu().numpy())
@@ -178,12 +172,10 @@ class ScDSC(TorchMethod):
 
     def _graph(self, cells: Cells) -> csr_matrix:
         """D^-½ (A + I) D^-½, (n_obs, n_obs), of the nearest neighbours by correlation, in either direction."""
-        mean, sd = (each.cpu().numpy() for each in (self.net_.mean, self.net_.sd))
 
         def profiles() -> Iterator[np.ndarray]:
             for block in cells.dense_blocks():
-                standard = (block - mean) / sd
-                yield standard - standard.mean(axis=1, keepdims=True)
+                yield block - block.mean(axis=1, keepdims=True)
 
         pca = PCA(COMPONENTS, random_state=self.random_state)
         pca.fit(profiles, (cells.n_obs, cells.n_vars))
@@ -199,14 +191,14 @@ class ScDSC(TorchMethod):
         counted = self.pretrain_counts_weight != 0
 
         def step(batch: Batch) -> Tensor:
-            z = self.net_.encode(self.net_.standard(batch.x))[-1]
+            z = self.net_.encode(batch.x)[-1]
             expression, counts = self._reconstruction(z, batch, size, counted)
             return expression + self.pretrain_counts_weight * counts
 
         batches = Batches(cells, how.batch_size, rng=rng, counts=counted, device=self.target)
         self.learn(step, self.net_, how, stage="pretraining", batches=batches, rng=rng)
 
-    def _train(self, cells: Cells, size: Tensor, x: Sparse, a: Sparse) -> None:
+    def _train(self, cells: Cells, size: Tensor, x: Expression, a: Sparse) -> None:
         """Train autoencoder, centres and graph convolution together."""
         net, how, rng = self.net_, self.training, self.rng("training")
         target = torch.empty(0)
@@ -233,26 +225,21 @@ class ScDSC(TorchMethod):
     def _reconstruction(self, z: Tensor, batch: Batch, size: Tensor, counted: bool = True) -> tuple[Tensor, Any]:
         """Squared error of the standardised expression, and negative log-likelihood of the counts."""
         h = self.net_.decoder(z)
-        expression = mse_loss(self.net_.expression(h), self.net_.standard(batch.x))
+        expression = mse_loss(self.net_.expression(h), batch.x)
         return expression, self.net_.head.loss(h, batch.counts, size[batch.rows]) if counted else 0.0
 
     def _first_centers(self, z: np.ndarray) -> np.ndarray:
         """Centres of a first partition of the latent space, (n_clusters, n_latent)."""
-        if self.n_clusters is None:
-            choice = choose_k(z, how=self.k_method, random_state=self.random_state)
-            self.notes_ = {"k_selection": choice.table}
-            return np.stack([z[choice.labels == j].mean(axis=0) for j in range(choice.k)])
-        return kmeans(z, self.n_clusters, random_state=self.random_state)[1]
+        choice = self._chosen(z)
+        return means(z, choice.labels) if choice else kmeans(z, self.n_clusters, random_state=self.random_state)[1]
 
-    def _number_by_size(self, x: Sparse, a: Sparse) -> None:
-        """Sort centres and outputs so that cluster 0 is the largest; those that lost all cells come last."""
-        labels, order = by_size(self._assigned(x, a)[0].argmax(axis=1), self.n_clusters_)
+    def _number_by_size(self, x: Expression, a: Sparse) -> None:
+        """Sort centres and outputs so that cluster 0 is the largest."""
+        order = self._order(self._assigned(x, a)[0].argmax(axis=1), self.n_clusters_)
         for each in (self.net_.dec.centers, self.net_.graph[-1].weight):
             each.data = each.data[order]
-        if (n_filled := int(labels.max()) + 1) < self.n_clusters_:
-            self.notes_ = {**getattr(self, "notes_", {}), "n_clusters_nonempty": n_filled}
 
-    def _assigned(self, x: Sparse, a: Sparse) -> tuple[np.ndarray, np.ndarray]:
+    def _assigned(self, x: Expression, a: Sparse) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of the graph convolution and latent space of all cells, by running statistics."""
         self.net_.eval()
         with torch.no_grad():
@@ -263,19 +250,6 @@ class ScDSC(TorchMethod):
 
 def _result(proba: np.ndarray, z: np.ndarray) -> dict[str, Any]:
     return {"labels": proba.argmax(axis=1), "embedding": z, "proba": proba, "score": proba.max(axis=1)}
-
-
-def _moments(cells: Cells) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each gene, (n_vars,); 1 for those that do not vary."""
-    total, square = np.zeros(cells.n_vars), np.zeros(cells.n_vars)
-    for _, part in blocks(cells.x):
-        block = part.astype(np.float64)  # the squares of a gene that does not vary must cancel
-        total += np.asarray(block.sum(axis=0)).ravel()
-        square += np.asarray(block.power(2).sum(axis=0)).ravel()
-    mean = total / cells.n_obs
-    sd = np.sqrt(np.maximum(square / cells.n_obs - mean**2, 0))
-    sd = np.where(sd > CONSTANT * np.abs(mean), sd, 1)
-    return torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(sd.astype(np.float32))
 
 
 class _Sample(Batches):
@@ -295,8 +269,6 @@ class _Net(nn.Module):
         super().__init__()
         self.widths, self.n_hidden, self.sigma = widths, n_hidden, sigma
         n_vars, back = widths[0], (widths[-1], *reversed(widths[1 : n_hidden + 1]))
-        self.register_buffer("mean", torch.zeros(n_vars))
-        self.register_buffer("sd", torch.ones(n_vars))
         self.encoder = _layers(widths)
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[1:])
         self.decoder = Dense(back, batch_norm=True)
@@ -311,31 +283,20 @@ class _Net(nn.Module):
         for layer in self.graph:
             nn.init.xavier_uniform_(layer.weight)
 
-    def standard(self, x: Tensor) -> Tensor:
-        """Expression with mean 0 and standard deviation 1 of each gene."""
-        return (x - self.mean) / self.sd
-
-    def encode(self, x: Tensor | Sparse) -> list[Tensor]:
-        """Every layer of the encoder for cells whose expression is standard, or sparse and not standard yet."""
+    def encode(self, x: Tensor | Expression) -> list[Tensor]:
+        """Every layer of the encoder for cells with standardised expression."""
         out: list[Tensor] = []
         for i, (layer, norm) in enumerate(zip(self.encoder, self.norms, strict=True)):
-            h = norm(self._apply_to(x, layer) if i == 0 else layer(out[-1]))
+            h = norm(x @ layer.weight.T + layer.bias if i == 0 else layer(out[-1]))
             out.append(h.relu() if i < self.n_hidden else h)
         return out
 
-    def convolve(self, a: Sparse, x: Sparse, hidden: list[Tensor]) -> Tensor:
+    def convolve(self, a: Sparse, x: Expression, hidden: list[Tensor]) -> Tensor:
         """Log-probability of each cluster, (n_obs, n_clusters): h ← Â ((1 − σ) ReLU(h) + σ H) W, first Â X W."""
-        h = a @ self._apply_to(x, self.graph[0])
+        h = a @ (x @ self.graph[0].weight.T)
         for layer, seen in zip(self.graph[1:], hidden, strict=True):
             h = a @ layer((1 - self.sigma) * h.relu() + self.sigma * seen)
         return torch.log_softmax(h, dim=1)
-
-    def _apply_to(self, x: Tensor | Sparse, layer: nn.Linear) -> Tensor:
-        """Apply a layer to standard expression, which is never made of sparse x: (x − m) S W = x S W − m S W."""
-        if isinstance(x, Tensor):
-            return layer(x)
-        w = layer.weight.T / self.sd[:, None]
-        return spmm(x, w) - self.mean @ w + (0 if layer.bias is None else layer.bias)
 
 
 def _layers(widths: tuple[int, ...], bias: bool = True) -> nn.ModuleList:

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_rows
 
 from scdance._core.cells import Cells
-from scdance.graph import Sparse, by_size, choose_k, kmeans, knn, normalize, self_loops, symmetric
+from scdance.graph import Sparse, kmeans, knn, normalize, self_loops, symmetric
 from scdance.nn import DEC, CountHead, Dense, adjacency_loss, dec_loss, target_distribution
-from scdance.pp import PCA, Recipe, blocks, project
-from scdance.train import Batches, TorchMethod, Train
+from scdance.pp import PCA, Recipe, project
+from scdance.train import Batches, Expression, TorchMethod, Train, mean_counts, relative_depth
+
+from ._centers import ByCenters, means
 
 ROWS = 4096  # cells whose differences from all centres are held at once
 WHOLE = 10**9  # cells per step: all of them
@@ -41,7 +43,7 @@ _DANCE = _PUBLISHED | {
 }
 
 
-class ScTAG(TorchMethod):
+class ScTAG(ByCenters, TorchMethod):
     """Cluster by a graph autoencoder of counts with trained cluster centres [Yu2022]_.
 
     An encoder mixes the expression of each cell with that of its neighbours, of their neighbours and so on, with
@@ -73,17 +75,12 @@ class ScTAG(TorchMethod):
 
     Parameters
     ----------
-    n_clusters
-        Number of clusters; None: estimated on the latent space after pre-training, see `k_method`.
-    k_method
-        How the number is estimated: "leiden" (clusters of a Leiden partition), "stability" (largest number
-        that subsamples agree on) or "scgnn" (a share of the clusters that Louvain finds).
     n_top_genes
         Genes that are kept; None: all.
     flavor
         Which: those of the largest "deviance", or of the largest dispersion for their mean ("cell_ranger").
     clip
-        Largest absolute value of standardised expression; None: not bounded.
+        Largest value of standardised expression; None: not bounded.
     n_neighbors
         Nearest neighbours of each cell in the graph, itself not counted; where the object has a graph that you
         name by `neighbors_key`, that is used.
@@ -102,7 +99,7 @@ class ScTAG(TorchMethod):
     decoder
         Widths of the hidden layers of the decoder of counts.
     dropout
-        Share of the expression that the encoder does not see in a step of training.
+        Share of the measured entries that the encoder takes for zeros in a step of training.
     likelihood
         "nb": negative binomial with a dispersion per gene; "zinb": zero-inflated, with a dispersion and an
         inflation per entry.
@@ -124,8 +121,6 @@ class ScTAG(TorchMethod):
         Training ends when a smaller share of the cells changes its cluster from one look to the next.
     """
 
-    n_clusters: int | None = None
-    k_method: Literal["leiden", "stability", "scgnn"] = "leiden"
     n_top_genes: int | None = 2000
     flavor: Literal["deviance", "cell_ranger"] = "deviance"
     clip: float | None = 10.0
@@ -183,7 +178,7 @@ class ScTAG(TorchMethod):
     def fit(self, *, cells: Cells) -> Self:
         self.n_vars_ = cells.n_vars
         self.net_ = self.net().to(self.target)
-        self._start_at_mean(cells)
+        self.net_.head.start_at(mean_counts(cells))
         whole = _Whole.of(cells, self._graph(cells), self.target)
         self._pretrain(cells, whole)
         centers = self._first_centers(self._latent(whole).cpu().numpy())
@@ -201,13 +196,6 @@ class ScTAG(TorchMethod):
     def _result(self, z: Tensor) -> dict[str, Any]:
         q = self._log_q(z).exp().cpu().numpy()
         return {"labels": q.argmax(axis=1), "embedding": z.cpu().numpy(), "proba": q, "score": q.max(axis=1)}
-
-    def _start_at_mean(self, cells: Cells) -> None:
-        """Set the bias of the predicted mean to the log of each gene's mean count, depths being equal."""
-        total = sum(np.asarray(block.sum(axis=0, dtype=np.float64)).ravel() for _, block in blocks(cells.counts))
-        mean = np.maximum(total * np.median(cells.depth) / cells.depth.sum(), 1e-5)
-        with torch.no_grad():
-            self.net_.head.mean.bias.copy_(torch.as_tensor(np.log(mean), dtype=torch.float32))
 
     def _graph(self, cells: Cells) -> csr_matrix:
         """Who is a neighbour of whom, (n_obs, n_obs), symmetric, each cell its own neighbour."""
@@ -277,20 +265,15 @@ class ScTAG(TorchMethod):
 
     def _first_centers(self, z: np.ndarray) -> np.ndarray:
         """Centres of a first partition of the latent space, (n_clusters, n_latent)."""
-        if self.n_clusters is not None:
-            return kmeans(z, self.n_clusters, n_init=self.n_init, random_state=self.random_state)[1]
-        choice = choose_k(z, how=self.k_method, random_state=self.random_state)
-        self.notes_ = {"k_selection": choice.table}
-        return np.stack([z[choice.labels == j].mean(axis=0) for j in range(choice.k)])
+        choice = self._chosen(z)
+        if choice is not None:
+            return means(z, choice.labels)
+        return kmeans(z, self.n_clusters, n_init=self.n_init, random_state=self.random_state)[1]
 
     def _number_by_size(self, z: Tensor) -> None:
-        """Sort the centres so that cluster 0 is the largest; those that lost all cells come last."""
-        labels, order = by_size(self._log_q(z).argmax(dim=1).cpu().numpy(), self.n_clusters_)
-        centers = self.net_.dec.centers
-        centers.data = centers.data[order]
-        n_filled = int(labels.max()) + 1
-        if n_filled < self.n_clusters_:
-            self.notes_ = {**getattr(self, "notes_", {}), "n_clusters_nonempty": n_filled}
+        """Sort the centres so that cluster 0 is the largest."""
+        labels, centers = self._log_q(z).argmax(dim=1).cpu().numpy(), self.net_.dec.centers
+        centers.data = centers.data[self._order(labels, self.n_clusters_)]
 
     def _latent(self, whole: _Whole) -> Tensor:
         """Latent space of all cells, without dropout; the forward pass is that of training."""
@@ -310,7 +293,7 @@ class _Whole:
     Attributes
     ----------
     x
-        Standardised expression, (n_obs, n_vars).
+        Standardised expression.
     size
         Depth of each cell relative to the median cell, (n_obs,).
     propagate
@@ -319,20 +302,15 @@ class _Whole:
         The graph A itself, to be predicted, a torch CSR tensor.
     """
 
-    x: Tensor
+    x: Expression
     size: Tensor
     propagate: Sparse
     links: Tensor
 
     @classmethod
     def of(cls, cells: Cells, graph: csr_matrix, device: torch.device) -> _Whole:
-        x, start = np.empty((cells.n_obs, cells.n_vars), dtype=np.float32), 0
-        for block in cells.dense_blocks():
-            x[start : start + len(block)] = block
-            start += len(block)
-        size = torch.as_tensor(cells.depth / np.median(cells.depth), dtype=torch.float32, device=device)
         propagate, links = Sparse(normalize(graph), device), Sparse(graph, device).forward
-        return cls(torch.from_numpy(x).to(device), size, propagate, links)
+        return cls(Expression(cells, device), relative_depth(cells, device), propagate, links)
 
 
 class _Counts(Batches):
@@ -354,8 +332,8 @@ class TAGConv(nn.Module):
         self.linear = nn.Linear(n_in, (hops + 1) * n_out, bias=False)
         self.bias = nn.Parameter(torch.zeros(n_out))
 
-    def forward(self, x: Tensor, a: Sparse) -> Tensor:
-        *fewer, out = self.linear(x).chunk(self.hops + 1, dim=1)
+    def forward(self, x: Tensor | Expression, a: Sparse) -> Tensor:
+        *fewer, out = (x @ self.linear.weight.T).chunk(self.hops + 1, dim=1)
         for part in reversed(fewer):
             out = part + a @ out.contiguous()
         return out + self.bias
@@ -367,7 +345,7 @@ class _Net(nn.Module):
     def __init__(self, knobs: ScTAG, n_clusters: int | None) -> None:
         super().__init__()
         n_vars, n_latent, sizes = knobs.n_vars_, knobs.n_latent, (knobs.n_latent, *knobs.decoder)
-        self.radius, self.dropout = knobs.radius, nn.Dropout(knobs.dropout)
+        self.radius, self.dropout = knobs.radius, knobs.dropout
         self.conv1 = TAGConv(n_vars, knobs.hidden, knobs.hops)
         self.conv2 = TAGConv(knobs.hidden, n_latent, knobs.hops)
         self.links = nn.Linear(n_latent, knobs.n_links)
@@ -380,6 +358,7 @@ class _Net(nn.Module):
 
     def encode(self, whole: _Whole) -> Tensor:
         """Latent space of all cells, (n_obs, n_latent)."""
-        h = self.conv1(self.dropout(whole.x), whole.propagate).relu()
+        x = whole.x.dropout(self.dropout) if self.training and self.dropout else whole.x
+        h = self.conv1(x, whole.propagate).relu()
         z = self.conv2(h, whole.propagate)
         return z if self.radius is None else self.radius * unit_rows(z, dim=1)
