@@ -54,6 +54,9 @@ def toy_problem(task: str) -> tuple[Any, str, dict[str, Any]]:
     if task == "deconvolve":
         spots, ref = sd.datasets.toy_mixtures()
         return spots, "true_prop", {"ref": ref, "labels_key": "cell_type"}
+    if task == "annotate":
+        both = sd.datasets.toy_clusters(k=N_CLUSTERS)
+        return both[400:].copy(), "cell_type", {"ref": both[:400].copy(), "labels_key": "cell_type"}
     if task == "joint_embed":
         return sd.datasets.toy_pairs(unpaired=0.1), "cell_type", {}
     return sd.datasets.toy_clusters(k=N_CLUSTERS), "cell_type", {}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from scdance.pp import FittedRecipe, blocks
 
 if TYPE_CHECKING:
-    import scipy.sparse as sp
-
     from scdance.pp import Rows
 
 
@@ -85,6 +84,29 @@ class Cells:
         """Number of genes that the recipe kept."""
         return len(self.var_names)
 
+    def part(self, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> Cells:
+        """Some of the cells and genes (None: all), in memory; the recipe must have no step that fills the matrix."""
+        if columns is not None and self.prep.filling:
+            msg = "a recipe that fills the matrix is fitted to all of its genes"
+            raise TypeError(msg)
+
+        def cut(matrix: Rows | None) -> Any:
+            if matrix is None:
+                return None
+            if not sp.issparse(matrix) and rows is None:
+                return sp.vstack([cut(block) for _, block in blocks(matrix)], format="csr")
+            some = matrix if rows is None else matrix[rows]
+            return some if columns is None else some[:, columns]
+
+        new: dict[str, Any] = {"x": cut(self.x), "counts": cut(self.counts)}
+        if columns is not None:
+            new |= {name: getattr(self, name)[columns] for name in ("var_names", "present") if _has(self, name)}
+        if rows is not None:
+            by_cell = ("rows", "obs_names", "depth", "labels", "coords", "batch", "rep")
+            new |= {name: getattr(self, name)[rows] for name in by_cell if _has(self, name)}
+            new["graph"] = None if self.graph is None else self.graph[rows][:, rows]
+        return replace(self, **new)
+
     def dense(self, rows: Any) -> np.ndarray:
         """Rows of `x`, dense and after the whole recipe, (n, n_vars) float32."""
         if self.x is None:
@@ -99,6 +121,10 @@ class Cells:
             raise TypeError(msg)
         for _, block in blocks(self.x, size):
             yield self.prep.dense(block)
+
+
+def _has(cells: Cells, name: str) -> bool:
+    return getattr(cells, name) is not None
 
 
 @dataclass(frozen=True, eq=False)

@@ -250,12 +250,13 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells | Pair) -> dic
         if part not in result:
             continue
         value = np.asarray(result[part])
-        if slot.kind == "category" and value.dtype.kind not in "biu":
+        counted = slot.kind in ("category", "sets")
+        if counted and value.dtype.kind not in "biu":
             problems.append(f"{part!r} are {value.dtype}, expected whole numbers")
             continue
-        value = value.astype(np.int32 if slot.kind == "category" else np.float32, copy=False)
+        value = value.astype(np.int32 if counted else np.float32, copy=False)
         out[part] = value
-        dims = 2 if slot.kind in ("matrix", *FRAMES) else 1
+        dims = 2 if slot.kind in ("matrix", "sets", *FRAMES) else 1
         if value.ndim != dims or len(value) != cells.n_obs:
             problems.append(f"{part!r} has shape {value.shape}, expected {dims} dimension(s) and {cells.n_obs} rows")
             continue
@@ -267,6 +268,8 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells | Pair) -> dic
             problems.append(f"{part!r} has negative codes")
         elif value.size and slot.kind in FRAMES and value.min() < 0:
             problems.append(f"{part!r} has negative values")
+        elif value.size and slot.kind == "sets" and not (value.min() >= 0 and value.max() <= 1):
+            problems.append(f"{part!r} has other numbers than 0 and 1")
         elif slot.kind == "shares" and not np.allclose(value.sum(axis=1), 1, atol=1e-4):
             problems.append(f"rows of {part!r} do not sum to 1")
         elif value.size and slot.kind == "vector" and not (value.min() >= 0 and value.max() <= 1 + 1e-6):

@@ -20,14 +20,16 @@ class Slot:
     text
         What it holds: shape, type, unit, range.
     kind
-        How it is stored: "category" (codes and their names), "shares" (one column per name, rows that sum
-        to 1), "frame" (one column per name, not negative), "matrix", or "vector" (in [0, 1]); all but the first
-        float32.
+        How it is stored: "category" (codes and their names), "sets" (which of the names, 0 or 1 each; stored as
+        text, with "|" between them), "shares" (one column per name, rows that sum to 1), "frame" (one column per
+        name, not negative), "matrix", or "vector" (in [0, 1]); the last four float32.
     on
         What receives it: "adata", or "mdata" for the MuData as a whole.
     empty
         What a cell without counts gets, for which there is no evidence: a number, or "even" for equal shares.
         With NaN a method may leave out any cell.
+    beyond
+        A further category that a method may give, with the code after the last.
     """
 
     where: str
@@ -36,6 +38,7 @@ class Slot:
     kind: str
     on: str = "adata"
     empty: float | str = 0.0
+    beyond: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,4 +151,49 @@ JOINT_EMBED = Task(
     data=("MuData",),
 )
 
-TASKS: dict[str, Task] = {task.name: task for task in (CLUSTER, DECONVOLVE, JOINT_EMBED)}
+ANNOTATE = Task(
+    "annotate",
+    text="Give cells the types of an annotated reference, and say which cells are like none of them.",
+    roles=("ref", "cells"),
+    gives={
+        "labels": Slot(
+            "obs",
+            "{key}",
+            'type of each cell, one of the reference\'s or "unknown"; cells without counts have none',
+            "category",
+            beyond="unknown",
+        ),
+        "proba": Slot(
+            "obsm",
+            "{key}_proba",
+            "probability of each type, calibrated, (n_obs, n_types) float32, rows sum to 1",
+            "shares",
+            empty="even",
+        ),
+        "score": Slot("obs", "{key}_score", "probability of the likeliest type, (n_obs,) float32 in [0, 1]", "vector"),
+        "novelty": Slot(
+            "obs",
+            "{key}_novelty",
+            "how unlike the reference the cell is, (n_obs,) float32 in [0, 1]: the share of the reference's own cells "
+            "that are less so",
+            "vector",
+        ),
+        "sets": Slot(
+            "obs",
+            "{key}_set",
+            'types that cannot be ruled out, with "|" between them, "" where all can: a conformal set',
+            "sets",
+        ),
+        "disagreement": Slot(
+            "obs",
+            "{key}_disagreement",
+            "share of several annotations that say another type, (n_obs,) float32 in [0, 1]",
+            "vector",
+        ),
+    },
+    optional=("novelty", "sets", "disagreement"),
+    metrics=("accuracy", "macro_f1", "balanced_accuracy", "ece", "brier"),
+    default="svm",
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in (ANNOTATE, CLUSTER, DECONVOLVE, JOINT_EMBED)}

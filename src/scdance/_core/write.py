@@ -133,12 +133,26 @@ def _stored(slot: Slot, value: Any, names: list[str], columns: list[str], cells:
     if slot.kind == "category":
         codes = np.full(n, -1, dtype=np.int32)
         codes[cells.rows] = value
-        return pd.Categorical.from_codes(codes, categories=pd.Index(names))
+        beyond = [_beside(names, slot.beyond)] if codes.max(initial=-1) >= len(names) else []
+        return pd.Categorical.from_codes(codes, categories=pd.Index([*names, *beyond]))
+    if slot.kind == "sets":
+        members, which = np.unique(value, axis=0, return_inverse=True)  # few of all the possible ones occur
+        texts = ["|".join(name for name, inside in zip(names, row, strict=True) if inside) for row in members]
+        codes = np.full(n, -1, dtype=np.int32)
+        codes[cells.rows] = which.ravel()
+        return pd.Categorical.from_codes(codes, categories=pd.Index(texts))
     value = np.asarray(value, dtype=np.float32)
     empty = 1 / value.shape[1] if slot.empty == "even" else slot.empty
     out = np.full((n, *value.shape[1:]), empty, dtype=np.float32)
     out[cells.rows] = value
     return pd.DataFrame(out, index=obs_names, columns=columns) if slot.kind in FRAMES else out
+
+
+def _beside(names: list[str], name: str) -> str:
+    """A further category's name, with "_" behind where one of the names is the same already."""
+    while name in names:
+        name += "_"
+    return name
 
 
 def safe_name(name: str) -> str:

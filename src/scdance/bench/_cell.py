@@ -89,14 +89,14 @@ def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
     control = job["method"] in CONTROLS
     if not control:
         _import(job)
-    problem = datasets.problem(task.name, job["dataset"])
+    problem = datasets.problem(task.name, job["dataset"], random_state=job["seed"])
     if not control and registry.kind_of(registry.get(task.name, job["method"])) == "semi-supervised":
         problem = problem.partly_labelled(LABELLED, job["seed"])
     row: dict[str, Any] = {}
     picker = _Picker(problem.truth, wanted)
     if control:
-        where, name, value = CONTROLS[job["method"]](task, problem.truth, job["seed"])
-        getattr(problem.data, where)[name] = value
+        for where, name, value in CONTROLS[job["method"]](task, problem.truth, job["seed"]):
+            getattr(problem.data, where)[name] = value
     else:
         row = _solve(problem, job, picker)
     getattr(problem.data, task.truth)["truth"] = problem.truth

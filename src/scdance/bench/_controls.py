@@ -11,27 +11,34 @@ if TYPE_CHECKING:
 
     from scdance._core.task import Task
 
+Slots = list[tuple[str, str, Any]]
 KEY = "result"  # the name under which a result stands
 
 
-def shuffled_truth(task: Task, truth: pd.Series | pd.DataFrame, seed: int) -> tuple[str, str, Any]:
+def shuffled_truth(task: Task, truth: pd.Series | pd.DataFrame, seed: int) -> Slots:
     """The truth in random order: what a result that knows nothing but the sizes of the types scores."""
     order = np.random.default_rng(seed).permutation(len(truth))
     return _as_result(task, truth.iloc[order].set_axis(truth.index, axis=0))
 
 
-def the_truth(task: Task, truth: pd.Series | pd.DataFrame, seed: int) -> tuple[str, str, Any]:
+def the_truth(task: Task, truth: pd.Series | pd.DataFrame, seed: int) -> Slots:
     """The truth itself: if it does not score the best value, the metric is broken."""
     return _as_result(task, truth)
 
 
-def _as_result(task: Task, truth: pd.Series | pd.DataFrame) -> tuple[str, str, Any]:
-    """Attribute, name and value of the first part of a result that says what the truth says."""
+def _as_result(task: Task, truth: pd.Series | pd.DataFrame) -> Slots:
+    """The parts of a result that say what the truth says: attribute, name and value of each."""
     import pandas as pd
 
-    slot = next(iter(task.gives.values()))
-    value = pd.get_dummies(truth).to_numpy(dtype=np.float32) if slot.kind == "matrix" else truth
-    return slot.where, slot.name.format(key=KEY), value
+    def part(kind: str) -> Any:
+        if truth.ndim == 2 or kind == "category":
+            return truth
+        hot = pd.get_dummies(truth, dtype=np.float32)
+        return hot.to_numpy() if kind == "matrix" else hot
+
+    needed = [slot for name, slot in task.gives.items() if name not in task.optional]
+    kinds = ("shares",) if truth.ndim == 2 else ("category", "shares", "matrix")
+    return [(slot.where, slot.name.format(key=KEY), part(slot.kind)) for slot in needed if slot.kind in kinds]
 
 
 CONTROLS = {"shuffled truth": shuffled_truth, "the truth": the_truth}

@@ -44,7 +44,7 @@ class Problem:
         return Problem(data, self.truth.where(~given), {**self.arguments, "labels_key": "known"})
 
 
-def problem(task: str, name: str) -> Problem:
+def problem(task: str, name: str, random_state: int = 0) -> Problem:
     """A data set as the benchmark gives it to a method.
 
     Parameters
@@ -53,6 +53,8 @@ def problem(task: str, name: str) -> Problem:
         Name of the task, such as ``"cluster"``.
     name
         Name of a data set that can score it, see :func:`names`.
+    random_state
+        Seed of the split of a data set that is split at random into reference and query.
 
     Returns
     -------
@@ -80,11 +82,35 @@ def problem(task: str, name: str) -> Problem:
         spots.uns.clear()
         return Problem(spots, truth, {"ref": ref, "labels_key": entry["labels_key"]})
     data = load(name)
+    if "split" in entry and task == "annotate":
+        ref, data = _split(data, entry["split"], random_state)
+        given = {"ref": _bare(ref, entry["labels_key"]), "labels_key": entry["labels_key"]}
+        truth = data.obs[entry["labels_key"]].copy()
+        return Problem(_bare(data), truth, given)
     truth = data.obs[entry["labels_key"]].copy()
     for each in (data, *getattr(data, "mod", {}).values()):
         each.obs = each.obs[[]]
         each.uns.clear()
     return Problem(data, truth)
+
+
+def _split(data: AnnData, how: dict[str, Any], random_state: int) -> tuple[AnnData, AnnData]:
+    """Reference and query: at random, or by the values of a column."""
+    for column, values in how.get("only", {}).items():
+        data = data[data.obs[column].isin(values)]
+    if "share" in how:
+        order = np.random.default_rng(random_state).permutation(data.n_obs)
+        n = round(how["share"] * data.n_obs)
+        return data[np.sort(order[:n])].copy(), data[np.sort(order[n:])].copy()
+    inside = data.obs[how["key"]].isin(how["ref"]).to_numpy()
+    return data[inside].copy(), data[~inside].copy()
+
+
+def _bare(data: AnnData, *columns: str) -> AnnData:
+    """The object with these columns of `obs` only, and nothing in `uns`."""
+    data.obs = data.obs[list(columns)]
+    data.uns.clear()
+    return data
 
 
 def mixed(entry: dict[str, Any]) -> tuple[AnnData, AnnData]:

@@ -1,3 +1,11 @@
+from ._annotation import accuracy as accuracy
+from ._annotation import balanced_accuracy as balanced_accuracy
+from ._annotation import brier as brier
+from ._annotation import ece as ece
+from ._annotation import macro_f1 as macro_f1
+from ._annotation import novelty_auroc as novelty_auroc
+from ._annotation import set_coverage as set_coverage
+from ._annotation import set_size as set_size
 from ._clustering import accuracy_matched as accuracy_matched
 from ._clustering import ami as ami
 from ._clustering import ari as ari

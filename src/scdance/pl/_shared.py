@@ -61,6 +61,18 @@ def groups(adata: AnnData, key: str, *, what: str) -> pd.Categorical:
     return found
 
 
+def probabilities(adata: AnnData, key: str) -> pd.DataFrame:
+    """Probabilities of the types by a run of `annotate`, (n_obs, n_types)."""
+    name = f"{key}_proba"
+    if name not in adata.obsm:
+        msg = (
+            f"No {name!r} in `adata.obsm`, which has {listed(adata.obsm)}.{nearest(name, map(str, adata.obsm))} Pass "
+            "the `key_added` of a run of `scdance.tl.annotate`, or the name of its method."
+        )
+        raise MissingKeyError(msg)
+    return adata.obsm[name]
+
+
 def colors(adata: AnnData, key: str, categories: pd.Index) -> list[str]:
     """One colour per category: those in ``uns[f"{key}_colors"]`` if there are enough, else a palette."""
     from matplotlib import colormaps as maps

@@ -1,6 +1,15 @@
 from ._genes import Alignment as Alignment
 from ._genes import align_genes as align_genes
 from ._genes import shared_genes as shared_genes
+from ._groups import Moments as Moments
+from ._groups import group_moments as group_moments
+from ._groups import telling_genes as telling_genes
+from ._marker_test import ClusterSums as ClusterSums
+from ._marker_test import Markers as Markers
+from ._marker_test import Merges as Merges
+from ._marker_test import cluster_sums as cluster_sums
+from ._marker_test import marker_test as marker_test
+from ._marker_test import merge_by_markers as merge_by_markers
 from ._nnls import gram_nnls as gram_nnls
 from ._pairs import checked_pairs as checked_pairs
 from ._pairs import pairs_from_embedding as pairs_from_embedding
@@ -16,3 +25,4 @@ from ._rows import Transformed as Transformed
 from ._rows import blocks as blocks
 from ._rows import canonical as canonical
 from ._rows import is_on_disk as is_on_disk
+from ._split_counts import thin as thin

@@ -102,5 +102,6 @@ def rows_of(result: dict[str, Any], rows: Any) -> dict[str, Any]:
 
 
 def nameless(result: dict[str, Any]) -> dict[str, Any]:
-    """Results without the names of the cells."""
-    return {part: v.reset_index(drop=True) if hasattr(v, "reset_index") else v for part, v in result.items()}
+    """Results without the names of the cells, and without categories that none of them has."""
+    bare = {part: v.reset_index(drop=True) if hasattr(v, "reset_index") else v for part, v in result.items()}
+    return {part: v.cat.remove_unused_categories() if hasattr(v, "cat") else v for part, v in bare.items()}

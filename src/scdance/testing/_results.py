@@ -85,8 +85,13 @@ def _misfits(slot: Slot, value: Any, obs_names: Any, categories: list[str] | Non
     if slot.kind == "category":
         if not isinstance(value.dtype, pd.CategoricalDtype):
             yield f"is {value.dtype}, expected a category"
-        elif list(value.cat.categories) != categories:
+        elif list(value.cat.categories) not in (categories, [*categories, *filter(None, [slot.beyond])]):
             yield f"has the categories {list(value.cat.categories)}, expected {categories}"
+        return
+    if slot.kind == "sets":
+        found = {name for text in value.dropna() for name in str(text).split("|") if name}
+        if not found <= set(categories):
+            yield f"names {sorted(found - set(categories))}, which are no categories"
         return
     if slot.kind in FRAMES and not (value.index.equals(obs_names) and list(value.columns) == categories):
         yield "is not indexed by the cells with one column per category"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from scdance._core.task import CLUSTER, DECONVOLVE, JOINT_EMBED, TASKS
+from scdance._core.task import ANNOTATE, CLUSTER, DECONVOLVE, JOINT_EMBED, TASKS
 from scdance.datasets import toy_clusters, toy_mixtures, toy_pairs
 
 from ._objects import taken
@@ -126,8 +126,8 @@ class Toys:
             yield Refusal("with log-normalised values", self.logged[0], {}, ValueError, ("counts",))
 
 
-class Mixtures(Toys):
-    """Spots and a reference, for deconvolution."""
+class Referenced(Toys):
+    """Cells and an annotated reference."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -147,13 +147,67 @@ class Mixtures(Toys):
 
     @cached_property
     def _both(self) -> tuple[AnnData, AnnData]:
-        spots, ref = _mixtures(N_OBS + N_NEW, N_VARS, N_REF + 1)
-        order = np.random.default_rng(0).permutation(spots.n_obs)  # types lie in patches, and `new` shall have all
-        return taken(spots, order), taken(ref, slice(N_REF))
+        """The cells, old and new, and the reference."""
+        raise NotImplementedError
 
     @property
     def _all(self) -> Any:  # type: ignore[override]
         return self._both[0]
+
+    @property
+    def logged(self) -> tuple[Any, dict[str, Any]]:
+        data, learning = super().logged
+        _log(learning["ref"])
+        return data, learning
+
+    def refusals(self) -> Iterator[Refusal]:
+        yield from super().refusals()
+        yield Refusal("without a reference", self.old, {"ref": None, "labels_key": None}, ValueError, ("ref=",))
+        yield Refusal("with another column", self.old, {"labels_key": "kind"}, KeyError, ("labels_key=", LABELS))
+        if "ref.labels" in self.needs:
+            yield Refusal("without labels_key=", self.old, {"labels_key": None}, ValueError, ("labels_key=",))
+        empty, other, logged = self.learning["ref"], self.learning["ref"], self.logged[1]["ref"]
+        _empty(empty)
+        yield Refusal("with a reference without any matrix", self.old, {"ref": empty}, KeyError, ("ref_layer=",))
+        if "counts" in self.needs:
+            yield Refusal("with a log-normalised reference", self.old, {"ref": logged}, ValueError, ("counts",))
+        other.raw = None
+        other.var_names = [f"other_{i}" for i in range(N_VARS)]
+        said = (other.var_names[0], self.old.var_names[0])
+        yield Refusal("with a reference of other genes", self.old, {"ref": other}, ValueError, said)
+
+
+class Annotation(Referenced):
+    """Cells to annotate, some of whose labels are in the object but none of the method's business."""
+
+    @cached_property
+    def _both(self) -> tuple[AnnData, AnnData]:
+        every = _clusters(N_OBS + N_NEW + N_REF, N_VARS)
+        return taken(every, slice(N_OBS + N_NEW)), taken(every, slice(N_OBS + N_NEW, None))
+
+    @property
+    def relabelled(self) -> tuple[Any, dict[str, Any]]:
+        adata, learning = _uncrowded(self.old), self.learning
+        _permute_labels(adata)
+        del adata.varm["lfc"], adata.obs["batch"]
+        ref = _uncrowded(learning["ref"])
+        del ref.varm["lfc"]
+        ref.obs = ref.obs[[LABELS]]  # its labels are what the method learns from
+        return adata, learning
+
+    def large(self, n_obs: int) -> tuple[Any, dict[str, Any]]:
+        every = _clusters(2 * n_obs, LARGE_VARS, depth=LARGE_DEPTH)
+        return taken(every, slice(n_obs)), {"ref": taken(every, slice(n_obs, None)), "labels_key": LABELS}
+
+
+class Mixtures(Referenced):
+    """Spots and a reference, for deconvolution."""
+
+    @cached_property
+    def _both(self) -> tuple[AnnData, AnnData]:
+        spots, ref = _mixtures(N_OBS + N_NEW, N_VARS, N_REF + 1)
+        order = np.random.default_rng(0).permutation(spots.n_obs)  # types lie in patches, and `new` shall have all
+        return taken(spots, order), taken(ref, slice(N_REF))
 
     @property
     def relabelled(self) -> tuple[Any, dict[str, Any]]:
@@ -172,31 +226,12 @@ class Mixtures(Toys):
         spots, ref = _mixtures(n_obs, LARGE_VARS, n_obs, depth=LARGE_DEPTH)
         return spots, {"ref": ref, "labels_key": LABELS}
 
-    @property
-    def logged(self) -> tuple[Any, dict[str, Any]]:
-        spots, learning = super().logged
-        _log(learning["ref"])
-        return spots, learning
-
     def refusals(self) -> Iterator[Refusal]:
         yield from super().refusals()
-        yield Refusal("without a reference", self.old, {"ref": None, "labels_key": None}, ValueError, ("ref=",))
-        yield Refusal("with another column", self.old, {"labels_key": "kind"}, KeyError, ("labels_key=", LABELS))
-        if "ref.labels" in self.needs:
-            yield Refusal("without labels_key=", self.old, {"labels_key": None}, ValueError, ("labels_key=",))
         if "coords" in self.needs:
             nowhere = self.old
             del nowhere.obsm["spatial"]
             yield Refusal("without coordinates", nowhere, {}, KeyError, ("spatial_key=",))
-        empty, other, logged = self.learning["ref"], self.learning["ref"], self.logged[1]["ref"]
-        _empty(empty)
-        yield Refusal("with a reference without any matrix", self.old, {"ref": empty}, KeyError, ("ref_layer=",))
-        if "counts" in self.needs:
-            yield Refusal("with a log-normalised reference", self.old, {"ref": logged}, ValueError, ("counts",))
-        other.raw = None
-        other.var_names = [f"other_{i}" for i in range(N_VARS)]
-        said = (other.var_names[0], self.old.var_names[0])
-        yield Refusal("with a reference of other genes", self.old, {"ref": other}, ValueError, said)
 
 
 class Pairs(Toys):
@@ -243,7 +278,12 @@ class Pairs(Toys):
         yield Refusal("with one modality", single, {}, ValueError, ("rna",))
 
 
-TOYS: dict[str, type[Toys]] = {CLUSTER.name: Toys, DECONVOLVE.name: Mixtures, JOINT_EMBED.name: Pairs}
+TOYS: dict[str, type[Toys]] = {
+    ANNOTATE.name: Annotation,
+    CLUSTER.name: Toys,
+    DECONVOLVE.name: Mixtures,
+    JOINT_EMBED.name: Pairs,
+}
 
 
 # ---------------------------------------------------------------------- making them

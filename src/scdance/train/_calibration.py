@@ -1,0 +1,147 @@
+"""Probabilities that can be believed: temperature, conformal sets, and how new a cell is."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+DIGITS = 4
+HOTTEST = 50.0  # of the temperatures that are tried, and the inverse of the coldest
+
+
+def hold_out(codes: np.ndarray, share: float, rng: np.random.Generator, *, least: int = 5) -> np.ndarray:
+    """Draw cells of each type at random, to judge a classifier by.
+
+    Parameters
+    ----------
+    codes
+        Type of each cell, (n_obs,) int.
+    share
+        Part of each type that is drawn, in (0, 1); at least one cell.
+    rng
+        Generator that draws.
+    least
+        Types with fewer cells than this give none.
+
+    Returns
+    -------
+    Which cells are held out, (n_obs,) bool.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import train
+    >>> train.hold_out(np.repeat([0, 1], [10, 3]), 0.2, np.random.default_rng(0)).sum()
+    np.int64(2)
+    """
+    out = np.zeros(len(codes), dtype=bool)
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        if len(rows) >= least:
+            out[rng.choice(rows, max(1, round(share * len(rows))), replace=False)] = True
+    return out
+
+
+def temperature(logits: np.ndarray, codes: np.ndarray) -> float:
+    """Temperature T for which softmax(logits / T) gives the known types the largest likelihood [Guo2017]_.
+
+    Parameters
+    ----------
+    logits
+        Scores of cells that the classifier was not trained on, (n_obs, n_types).
+    codes
+        Their types, (n_obs,) int.
+
+    Returns
+    -------
+    T > 0, between 1/50 and 50; 1 without cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import train
+    >>> logits = np.log([[0.75, 0.25]] * 4)
+    >>> round(train.temperature(3 * logits, np.array([0, 0, 0, 1])), 2)
+    3.0
+    """
+    if len(codes) == 0:
+        return 1.0
+    rows = np.arange(len(codes))
+
+    def loss(log_t: float) -> float:
+        return -float(log_softmax(logits / np.exp(log_t), axis=1)[rows, codes].mean())
+
+    found = minimize_scalar(loss, bounds=(-np.log(HOTTEST), np.log(HOTTEST)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def conformal_sets(proba: np.ndarray, known: np.ndarray, codes: np.ndarray, level: float) -> np.ndarray:
+    """Types that cannot be ruled out for each cell, by a split-conformal test of each type.
+
+    A type is ruled out where fewer than `level` of the known cells of that type have as small a probability of it.
+    If new cells are exchangeable with the known ones of their type, the true type is in the set with probability of
+    at least 1 − `level`, whatever the classifier. A shift between protocols breaks that. A type with fewer than
+    1/`level` − 1 known cells could never be ruled out by its own; it is compared with all known cells, which keeps
+    the promise over all types together only.
+
+    Parameters
+    ----------
+    proba
+        Probability of each type, (n_obs, n_types).
+    known
+        The same for cells of known type that the classifier was not trained on, (n_known, n_types).
+    codes
+        Their types, (n_known,) int.
+    level
+        Largest share of the cells whose set may miss their type, in (0, 1).
+
+    Returns
+    -------
+    Which types are in the set, (n_obs, n_types) bool. A row without any is a cell like none of the types.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import train
+    >>> known = np.repeat([[0.9, 0.1], [0.2, 0.8]], 20, axis=0)
+    >>> sets = train.conformal_sets(np.array([[0.95, 0.05], [0.5, 0.5]]), known, np.repeat([0, 1], 20), 0.1)
+    >>> sets.tolist()
+    [[True, False], [False, False]]
+    """
+    # beyond these digits probabilities depend on how many cells are computed at once
+    proba, known = np.round(proba, DIGITS), np.round(known, DIGITS)
+    own = known[np.arange(len(codes)), codes]
+    pooled = np.sort(own)
+    out = np.empty(proba.shape, dtype=bool)
+    for j in range(proba.shape[1]):
+        mine = np.sort(own[codes == j])
+        if (len(mine) + 1) * level < 1:
+            mine = pooled
+        as_small = np.searchsorted(mine, proba[:, j], side="right")
+        out[:, j] = (as_small + 1) / (len(mine) + 1) > level
+    return out
+
+
+def share_below(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Share of the known values that lie below each value.
+
+    Parameters
+    ----------
+    values
+        (n,).
+    known
+        Values to compare with, (n_known,), sorted.
+
+    Returns
+    -------
+    Shares in [0, 1], (n,) float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import train
+    >>> train.share_below(np.array([0.0, 2.5]), np.array([1.0, 2.0, 3.0, 4.0])).tolist()
+    [0.0, 0.5]
+    """
+    return (np.searchsorted(known, values, side="left") / max(1, len(known))).astype(np.float32)
