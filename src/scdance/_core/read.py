@@ -211,12 +211,12 @@ def _with_pairs(cells: Cells, pairs: tuple[np.ndarray, np.ndarray] | None) -> Ce
     return cells
 
 
-def partitions(adata: Any, keys: Sequence[str]) -> np.ndarray:
+def partitions(adata: Any, keys: Sequence[str], *, argument: str = "keys") -> np.ndarray:
     """Groups of the cells in several columns of `obs` as codes, (n_obs, n_keys) int, −1 where a cell has none."""
     import pandas as pd
 
     what = "a column with a partition"
-    columns = [_checks.column(adata.obs, key, where="adata.obs", what=what, argument="keys") for key in keys]
+    columns = [_checks.column(adata.obs, key, where="adata.obs", what=what, argument=argument) for key in keys]
     return np.column_stack([pd.Categorical(column).codes.astype(int) for column in columns])
 
 

@@ -4,7 +4,6 @@ from ._genes import shared_genes as shared_genes
 from ._groups import Moments as Moments
 from ._groups import group_moments as group_moments
 from ._groups import telling_genes as telling_genes
-from ._marker_test import ClusterSums as ClusterSums
 from ._marker_test import Markers as Markers
 from ._marker_test import Merges as Merges
 from ._marker_test import cluster_sums as cluster_sums

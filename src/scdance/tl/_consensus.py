@@ -8,14 +8,13 @@ import numpy as np
 
 from scdance import graph
 from scdance._checks import InputError, listed
-from scdance._core.cells import Cells
-from scdance._core.objects import copied, opened
+from scdance._core.derive import write_derived
+from scdance._core.objects import opened
 from scdance._core.read import partitions
 from scdance._core.run import seed_of
 from scdance._core.task import CLUSTER
-from scdance._core.write import check_slots, write
+from scdance._core.write import check_slots
 from scdance._docs import documented
-from scdance.pp import FittedRecipe
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -76,8 +75,6 @@ def consensus(
     >>> bool(adata.obs["consensus_score"].median() > 0.8)
     True
     """
-    from scdance import __version__
-
     adata = opened(adata, CLUSTER)
     keys = list(keys)
     if len(keys) < 2:
@@ -90,25 +87,21 @@ def consensus(
     rows = np.flatnonzero((codes >= 0).any(axis=1))
     start, seed = time.perf_counter(), seed_of(random_state)
     found = graph.consensus(codes[rows], resolution=resolution, together=together, random_state=seed)
-    names = [str(i) for i in range(int(found.labels.max()) + 1)]
-    record = {
-        "method": "consensus",
-        "params": {"keys": np.array(keys), "resolution": resolution, "together": together},
-        "preset": "",
-        "random_state": seed,
-        "version": __version__,
-        "input": {"layer": "obs", "kind": "partitions", "recipe": "none", "n_obs": len(rows), "n_vars": 0},
-        "history": {},
-        "epochs": 0,
-        "stopped": "",
-        "seconds": time.perf_counter() - start,
-        "notes": {
+    return write_derived(
+        adata,
+        CLUSTER,
+        key,
+        "consensus",
+        {"labels": found.labels, "score": found.stability},
+        [str(i) for i in range(int(found.labels.max()) + 1)],
+        rows=rows,
+        params={"keys": np.array(keys), "resolution": resolution, "together": together},
+        start=start,
+        made_from={"kind": "partitions"},
+        random_state=seed,
+        notes={
             "n_clusters": np.array([len(np.unique(part[part >= 0])) for part in codes.T]),
             "boundary_share": float(found.boundary.mean()),
         },
-    }
-    if copy:
-        adata, _ = copied(adata, adata)
-    cells = Cells(FittedRecipe(np.array([], dtype=str)), rows, adata.n_obs, adata.n_vars, rows, np.array([], dtype=str))
-    write(adata, CLUSTER, key, cells, {"labels": found.labels, "score": found.stability}, names, record)
-    return adata if copy else None
+        copy=copy,
+    )

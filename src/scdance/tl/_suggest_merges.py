@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scdance._checks import InputError, warn
-from scdance._core.cells import Cells
 from scdance._core.counts import clusters, other_part, raw_counts
-from scdance._core.objects import copied, opened
+from scdance._core.derive import write_derived
+from scdance._core.objects import opened
 from scdance._core.task import CLUSTER
-from scdance._core.write import check_slots, record_of, write
+from scdance._core.write import check_slots, record_of
 from scdance._docs import documented
 from scdance.graph import by_size
-from scdance.pp import FittedRecipe, Merges, cluster_sums, merge_by_markers
+from scdance.pp import Merges, cluster_sums, merge_by_markers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,8 +99,6 @@ def suggest_merges(
     >>> len(adata.obs["kmeans_merged"].cat.categories) < 16
     True
     """
-    from scdance import __version__
-
     adata = opened(adata, CLUSTER)
     codes, old_names = clusters(adata, key)
     rows = np.flatnonzero(codes >= 0)
@@ -124,29 +122,25 @@ def suggest_merges(
     for i, group in enumerate(found.groups):
         group_of[group] = i
     labels, order = by_size(group_of[codes[rows]])
-    record = {
-        "method": "suggest_merges",
-        "params": {"key": key, "layer": layer, **knobs},
-        "preset": "",
-        "random_state": 0,
-        "version": __version__,
-        "input": {
+    return write_derived(
+        adata,
+        CLUSTER,
+        added,
+        "suggest_merges",
+        {"labels": labels},
+        [str(i) for i in range(len(order))],
+        rows=rows,
+        params={"key": key, "layer": layer, **knobs},
+        start=start,
+        made_from={
             **told,
             "recipe": "normalize_total(target=10000.0) → log1p",
             "n_obs": int((depth[rows] > 0).sum()),
             "n_vars": adata.n_vars,
         },
-        "history": {},
-        "epochs": 0,
-        "stopped": "",
-        "seconds": time.perf_counter() - start,
-        "notes": _notes(found, order, old_names, np.asarray(adata.var_names, dtype=str)),
-    }
-    if copy:
-        adata, _ = copied(adata, adata)
-    cells = Cells(FittedRecipe(np.array([], dtype=str)), rows, adata.n_obs, adata.n_vars, rows, np.array([], dtype=str))
-    write(adata, CLUSTER, added, cells, {"labels": labels}, [str(i) for i in range(len(order))], record)
-    return adata if copy else None
+        notes=_notes(found, order, old_names, np.asarray(adata.var_names, dtype=str)),
+        copy=copy,
+    )
 
 
 def _sources(adata: AnnData, key: str, seen: frozenset[str] = frozenset()) -> set[str]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scdance._checks import InputError, column
+from scdance._checks import InputError
 from scdance._core.derive import part_of, write_derived
 from scdance._core.objects import opened
 from scdance._core.read import partitions, read
@@ -90,8 +90,7 @@ def vote(
     if groups is None:
         where, codes = "leiden", _small_groups(adata, layer, seed)
     else:
-        column(adata.obs, groups, where="adata.obs", what="the column with the groups", argument="groups")
-        where, codes = groups, partitions(adata, [groups])[:, 0]
+        where, codes = groups, partitions(adata, [groups], argument="groups")[:, 0]
     names = [str(name) for name in given.categories if name != ANNOTATE.gives["labels"].beyond]
     votes_of = pd.Index(names).get_indexer(given.astype(str))  # "unknown" and missing: −1, no vote
     rows = np.flatnonzero(given.codes >= 0)

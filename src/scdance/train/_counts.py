@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import torch
 
@@ -28,7 +30,8 @@ def relative_depth(cells: Cells, device: torch.device | str = "cpu") -> torch.Te
     >>> relative_depth(cells).median()  # doctest: +SKIP
     tensor(1.)
     """
-    return torch.as_tensor(cells.depth / np.median(cells.depth), dtype=torch.float32, device=device)
+    depth: Any = cells.depth
+    return torch.as_tensor(depth / np.median(depth), dtype=torch.float32, device=device)
 
 
 def mean_counts(cells: Cells) -> torch.Tensor:
@@ -48,5 +51,6 @@ def mean_counts(cells: Cells) -> torch.Tensor:
     >>> mean_counts(cells).shape  # doctest: +SKIP
     torch.Size([2000])
     """
-    total = sum(np.asarray(block.sum(axis=0, dtype=np.float64)).ravel() for _, block in blocks(cells.counts))
-    return torch.as_tensor(np.maximum(total * np.median(cells.depth) / cells.depth.sum(), 1e-5), dtype=torch.float32)
+    depth, counts = cast("tuple[Any, Any]", (cells.depth, cells.counts))
+    total = sum((np.asarray(block.sum(axis=0, dtype=np.float64)).ravel() for _, block in blocks(counts)), start=0.0)
+    return torch.as_tensor(np.maximum(total * np.median(depth) / depth.sum(), 1e-5), dtype=torch.float32)

@@ -39,8 +39,9 @@ class Expression:
     """
 
     def __init__(self, cells: Cells, device: torch.device | str = "cpu"):
-        whole = vstack([block for _, block in blocks(cells.x)], format="csr")
-        state = {"mean": np.float32(0), "sd": np.float32(1), "clip": None}
+        x: Any = cells.x
+        whole = vstack([block for _, block in blocks(x)], format="csr")
+        state: dict[str, Any] = {"mean": np.float32(0), "sd": np.float32(1), "clip": None}
         for name, learnt in cells.prep.filling:
             if name != "center_scale":
                 msg = f"{name} cannot be folded into a product"

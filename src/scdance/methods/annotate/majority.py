@@ -10,7 +10,7 @@ from ._annotator import Annotator
 
 
 class Majority(Annotator):
-    """Give every cell the commonest type of the reference.
+    """Give every cell the commonest type of the reference, as a dummy classifier does [Pedregosa2011]_.
 
     The probabilities are the shares of the types, whatever a cell expresses.
 
@@ -20,15 +20,16 @@ class Majority(Annotator):
 
     When not
     --------
-    To annotate anything.
+    To annotate anything: it looks at no gene of any cell.
 
     Differs from the paper
     ----------------------
-    There is none.
+    Nothing is learnt but how common each type is in the reference.
     """
 
     level: float | None = None
 
+    cite = "Pedregosa2011"
     control = True
 
     def teach(self, cells: Cells, *, stage: str) -> None:

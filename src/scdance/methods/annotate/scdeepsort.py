@@ -24,6 +24,7 @@ ROWS = 2048  # cells that are predicted at once
 PAPER = {
     "n_top_genes": None,
     "n_components": 400,
+    "lr": 1e-3,
     "standardize": False,
     "exclude_rate": 0.005,
     "epochs": 300,
@@ -72,12 +73,12 @@ class ScDeepSort(Annotator, TorchMethod):
         the network; with a patience, a fifth of the cells is held out to judge
     """
 
-    n_components: int = 200
+    n_components: int = 100
     standardize: bool = True
     hidden: int = 200
     dropout: float = 0.1
     exclude_rate: float = 0.0
-    training: Train = Train(epochs=None, steps=500, lr=1e-3, batch_size=500)
+    training: Train = Train(epochs=None, steps=150, lr=3e-3, batch_size=500)
 
     cite = "Shao2021"
     skips_missing = False

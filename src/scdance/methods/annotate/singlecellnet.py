@@ -15,7 +15,8 @@ DETECTED, RARELY, STRONG = 0.05, 0.001, 2.0  # share of cells with a gene; less 
 MOST_USES = 3  # of a gene among the pairs of a type
 CELLS_PER_TREE = 20_000  # drawn at most
 FLOOR = 1e-3  # least share of a type, so that no probability is 0
-ROWS = 256  # cells that go through all trees at once
+ROWS = 256  # cells that go through all trees, or whose genes are all compared, at once
+PAPER = {"n_type_genes": 10, "n_type_pairs": 25, "n_trees": 1000}
 
 
 class SingleCellNet(Annotator):
@@ -55,18 +56,19 @@ class SingleCellNet(Annotator):
     """
 
     n_top_genes: int | None = None
-    n_type_genes: int = 10
-    n_type_pairs: int = 25
-    n_trees: int = 300
+    n_type_genes: int = 50
+    n_type_pairs: int = 100
+    n_trees: int = 100
     n_rand: int = 100
 
     cite = "Tan2019"
     skips_missing = False
-    presets = {"paper": {"n_trees": 1000, "n_rand": 70}, "dance": {"n_trees": 1000}}
+    presets = {"paper": {**PAPER, "n_rand": 70}, "dance": PAPER}
 
     def teach(self, cells: Cells, *, stage: str) -> None:
         n_types = len(cells.categories)
         moments = group_moments(cells.x, cells.labels, n_types)
+        self.correlations_ = np.nan_to_num(_correlations(moments)).astype(np.float32)
         genes = _type_genes(moments, self.n_type_genes)
         some = np.unique(np.concatenate(genes))
         few, found = cells.part(columns=some), []
@@ -90,6 +92,9 @@ class SingleCellNet(Annotator):
         total = shares.sum(axis=1, keepdims=True)
         even = np.full_like(shares, 1 / shares.shape[1])
         return np.log(np.divide(shares, total, out=even, where=total > 0) + FLOOR)
+
+    def weights(self) -> np.ndarray:
+        return self.correlations_
 
     def _higher(self, block: sp.csr_matrix) -> np.ndarray:
         """Which pairs have their first gene above the second, (n_rows, n_pairs) bool; ties have not."""
@@ -133,10 +138,9 @@ class SingleCellNet(Annotator):
         out = []
         for _, block in blocks(cells.x, ROWS):
             higher = self._higher(block)
-            node = np.tile(self.roots_, (len(higher), 1))
+            node, row = np.tile(self.roots_, (len(higher), 1)), np.arange(len(higher))[:, None]
             for _ in range(self.depth_):
-                answer = np.take_along_axis(higher, self.asks_[node], axis=1)
-                node = self.next_[node, answer.astype(np.int8)]
+                node = self.next_[node, higher[row, self.asks_[node]].view(np.int8)]
             out.append(self.leaf_shares_[self.leaf_[node]].mean(axis=1, dtype=np.float64))
         return np.concatenate(out)
 
@@ -168,7 +172,7 @@ def _type_genes(moments: Moments, n_type_genes: int) -> list[np.ndarray]:
 def _pair_scores(cells: Cells, genes: np.ndarray, code: int) -> np.ndarray:
     """Correlation of "gene a above gene b" with type `code`, (n_genes, n_genes); NaN where it is constant."""
     inside, everywhere = np.zeros((len(genes),) * 2), np.zeros((len(genes),) * 2)
-    for here, block in blocks(cells.x):
+    for here, block in blocks(cells.x, ROWS):
         dense = block[:, genes].toarray()
         higher = dense[:, :, None] > dense[:, None, :]
         inside += higher[cells.labels[here] == code].sum(axis=0)

@@ -15,7 +15,7 @@ from scdance.nn import DEC, CountHead, Dense, dec_loss, target_distribution
 from scdance.pp import Recipe
 from scdance.train import Batch, Batches, TorchMethod, Train, mean_counts, relative_depth, split
 
-from ._centers import ByCenters, means
+from ._centers import ByCenters, means, shrunk
 
 ROWS = 4096  # cells whose differences from all centres are held at once
 VALID_SHARE = 0.1  # of the cells, held out when pre-training may stop early
@@ -191,7 +191,7 @@ class CountClustering(ByCenters, TorchMethod):
             return means(z, choice.labels)
         first = kmeans if self.init == "kmeans" else mixture
         labels, centers, *_ = first(
-            _shrunk(z, self.shrink), self.n_clusters, n_init=self.n_init, random_state=self.random_state
+            shrunk(z, self.shrink), self.n_clusters, n_init=self.n_init, random_state=self.random_state
         )
         for j in np.unique(labels):
             centers[j] = z[labels == j].mean(axis=0)
@@ -215,12 +215,6 @@ class CountClustering(ByCenters, TorchMethod):
         self, cells: Cells, rows: np.ndarray | None, size: int, rng: np.random.Generator | None = None
     ) -> Batches:
         return Batches(cells, size, rng=rng, rows=rows, counts=True, device=self.target)
-
-
-def _shrunk(z: np.ndarray, shrink: float) -> np.ndarray:
-    """Put each cell at distance d^(1 − shrink) from the middle, in its direction."""
-    off = z - z.mean(axis=0)
-    return off * np.maximum(np.linalg.norm(off, axis=1, keepdims=True), 1e-12) ** -shrink
 
 
 class _Autoencoder(nn.Module):

@@ -48,3 +48,9 @@ class ByCenters(Method):
 def means(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Mean of the cells of each cluster, (n_clusters, n_dims)."""
     return np.stack([z[labels == j].mean(axis=0) for j in range(int(labels.max()) + 1)])
+
+
+def shrunk(z: np.ndarray, shrink: float) -> np.ndarray:
+    """Put each cell at distance d^(1 − shrink) from the middle, in its direction."""
+    off = z - z.mean(axis=0)
+    return off * np.maximum(np.linalg.norm(off, axis=1, keepdims=True), 1e-12) ** -shrink

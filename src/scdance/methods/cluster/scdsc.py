@@ -19,13 +19,19 @@ from scdance.nn import DEC, CountHead, Dense, dec_loss, target_distribution
 from scdance.pp import PCA, Recipe, project
 from scdance.train import Batch, Batches, Expression, TorchMethod, Train, mean_counts, relative_depth
 
-from ._centers import ByCenters, means
+from ._centers import ByCenters, means, shrunk
 
 ALL_CELLS = 10**9  # a batch that no data set fills: every cell is restored in each step
 COMPONENTS = 50  # principal components in which correlations are measured
 
 # What the authors and DANCE share, and what DANCE sets for every data set of its own.
-_AUTOENCODER = {"flavor": "cell_ranger", "likelihood": "zinb", "pretrain_counts_weight": 0.0, "start_at_mean": False}
+_AUTOENCODER = {
+    "flavor": "cell_ranger",
+    "likelihood": "zinb",
+    "pretrain_counts_weight": 0.0,
+    "start_at_mean": False,
+    "shrink": 0.0,
+}
 _STAGES = {"pretrain_batch_size": 256, "pretrain_epochs": 100, "batch_size": ALL_CELLS}
 _PUBLISHED = _AUTOENCODER | _STAGES | {"graph_weight": 0.01, "counts_weight": 0.1}
 _PAPER = _PUBLISHED | {"encoder": (500, 500, 2000), "latent": (10,), "expression_weight": 1.0}
@@ -90,6 +96,9 @@ class ScDSC(ByCenters, TorchMethod):
         "nb": a dispersion per gene; "zinb": zero-inflated, dispersion and inflation per entry.
     start_at_mean
         Start the predicted mean at the mean of each gene instead of at 1.
+    shrink
+        For the first partition, a cell at distance d from the middle is put at d^(1 − shrink), so that no centre is
+        spent on a few far cells; 0 leaves the distances as they are, 1 leaves directions only.
     pretraining
         autoencoder alone
     training
@@ -110,6 +119,7 @@ class ScDSC(ByCenters, TorchMethod):
     pretrain_counts_weight: float = 1.0
     likelihood: Literal["nb", "zinb"] = "nb"
     start_at_mean: bool = True
+    shrink: float = 0.25
     pretraining: Train = Train(epochs=None, steps=1300, batch_size=128)
     training: Train = Train(epochs=30, batch_size=1024)
 
@@ -236,7 +246,9 @@ class ScDSC(ByCenters, TorchMethod):
     def _first_centers(self, z: np.ndarray) -> np.ndarray:
         """Centres of a first partition of the latent space, (n_clusters, n_latent)."""
         choice = self._chosen(z)
-        return means(z, choice.labels) if choice else kmeans(z, self.n_clusters, random_state=self.random_state)[1]
+        if choice is not None:
+            return means(z, choice.labels)
+        return means(z, kmeans(shrunk(z, self.shrink), self.n_clusters, random_state=self.random_state)[0])
 
     def _number_by_size(self, x: Expression, a: Sparse) -> None:
         """Sort centres and outputs so that cluster 0 is the largest."""

@@ -9,7 +9,7 @@ import numpy as np
 from scdance._checks import InputError
 from scdance._core.cells import Cells
 from scdance._core.method import Method
-from scdance.pp import Recipe, blocks, gram_nnls
+from scdance.pp import Recipe, blocks, gram_nnls, group_moments
 
 RATIO = 1.25  # natural logarithm by which a gene of one type exceeds the mean of the others to be informative
 TINY = 1e-6  # added to both before they are compared
@@ -149,18 +149,10 @@ def _shares(b: np.ndarray) -> np.ndarray:
 
 def _profiles(ref: Cells) -> tuple[np.ndarray, np.ndarray]:
     """Mean counts of each type, (n_types, n_vars), and variance over mean within the types, averaged, (n_vars,)."""
-    n_types = len(ref.categories)
-    total, square = np.zeros((n_types, ref.n_vars)), np.zeros((n_types, ref.n_vars))
-    for here, block in blocks(ref.x):
-        codes = ref.labels[here]
-        for k in np.unique(codes):
-            own = block[codes == k].astype(np.float64)
-            total[k] += np.asarray(own.sum(axis=0)).ravel()
-            square[k] += np.asarray(own.multiply(own).sum(axis=0)).ravel()
-    n = np.bincount(ref.labels, minlength=n_types)[:, None]
-    mean = total / np.maximum(n, 1)
+    found = group_moments(ref.x, ref.labels, len(ref.categories))
+    n, mean = found.n[:, None], found.mean
     several = (n > 1).ravel()
-    variance = np.maximum(square - n * mean**2, 0)[several] / (n[several] - 1)
+    variance = np.maximum(found.square - n * mean**2, 0)[several] / (n[several] - 1)
     ratio = np.divide(variance, mean[several], out=np.zeros_like(variance), where=mean[several] > 0)
     return mean, ratio.mean(axis=0) if several.any() else np.zeros(ref.n_vars)
 
