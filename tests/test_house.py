@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "nn": BELOW,
     "graph": BELOW,
     "pp": BELOW | {"graph"},
-    "_core": BELOW | {"pp"},
+    "_core": BELOW | {"graph", "pp"},
     "train": BELOW | {"_core.method", "_core.cells", "graph", "pp"},
     "_docs": BELOW | {"_core.task"},
     "metrics": BELOW | {"_core.task", "graph"},

@@ -392,3 +392,17 @@ def test_other_objects_and_maps_are_refused(clustered: ad.AnnData):
     adata.obsm["X_flat"] = np.zeros((60, 1))
     with pytest.raises(InputError, match=r"shape \(60, 1\); a map needs two"):
         sd.report(adata, basis="flat")
+
+
+def test_a_result_made_from_others_names_its_own_tool():
+    from scdance import _report
+
+    adata = sd.datasets.toy_clusters(n_obs=60, n_vars=40, k=2, n_de=10)
+    for seed in range(2):
+        sd.tl.cluster(adata, method="kmeans", n_clusters=2, random_state=seed, key_added=f"run{seed}")
+    sd.tl.consensus(adata, ["run0", "run1"])
+    (run,) = [each for each in _report.runs_of(adata) if each.key == "consensus"]
+    line = _report.call_of(run)
+    assert line.startswith("sd.tl.consensus(")
+    exec(line, {"sd": sd, "adata": adata})
+    assert "Made from other results by sd.tl.consensus" in _report.told(run)["method"]

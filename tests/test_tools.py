@@ -238,3 +238,42 @@ def test_the_examples_of_a_docstring_run_as_printed(name, tmp_path, monkeypatch)
         runner.run(test, out=said.append)
     assert runner.summarize(verbose=False).failed == 0, "".join(said)
     assert list(Path(tmp_path).iterdir()) == []
+
+
+# --- neighbours of the embedding ------------------------------------------------------------------
+
+
+def test_neighbors_are_those_of_the_embedding_and_scanpy_follows():
+    import scanpy as sc
+
+    adata = sd.datasets.toy_clusters(n_obs=120, n_vars=60, k=3, n_de=15)
+    sd.tl.cluster(adata, method="kmeans", n_clusters=3, neighbors=10)
+    expected = sd.graph.knn(adata.obsm["X_kmeans"], 9)
+    assert abs(adata.obsp["kmeans_distances"] - expected).max() == 0
+    assert abs(adata.obsp["kmeans_connectivities"] - sd.graph.fuzzy(expected)).max() == 0
+    sc.tl.leiden(adata, neighbors_key="kmeans", flavor="igraph", n_iterations=2)
+    assert len(adata.obs["leiden"].cat.categories) > 1
+
+
+def test_neighbors_go_when_a_later_run_writes_none_and_cells_without_counts_have_none():
+    adata = sd.datasets.toy_clusters(n_obs=60, n_vars=40, k=2, n_de=10)
+    x = adata.X.tolil()
+    x[5] = 0
+    adata.X = x.tocsr()
+    with pytest.warns(UserWarning, match="1 of 60 cells have no counts"):
+        sd.tl.cluster(adata, method="kmeans", n_clusters=2, neighbors=5)
+    assert np.diff(adata.obsp["kmeans_distances"].indptr)[[4, 5, 6]].tolist() == [4, 0, 4]
+    with pytest.warns(UserWarning, match="1 of 60 cells have no counts"):
+        sd.tl.cluster(adata, method="kmeans", n_clusters=2)
+    assert list(adata.obsp) == []
+    assert "kmeans" not in adata.uns
+
+
+def test_a_graph_of_somebody_else_is_left_alone():
+    adata = sd.datasets.toy_clusters(n_obs=60, n_vars=40, k=2, n_de=10)
+    adata.uns["kmeans"] = "mine"
+    with pytest.raises(ValueError, match=r"`adata.uns\['kmeans'\]` exists"):
+        sd.tl.cluster(adata, method="kmeans", n_clusters=2, neighbors=5)
+    with pytest.raises(ValueError, match="neighbors"):
+        sd.tl.cluster(adata, method="kmeans", n_clusters=2, neighbors=1)
+    assert list(adata.obs) == ["cell_type"]

@@ -29,6 +29,10 @@ PARAMETERS = {
     "use_rep": "Key of ``adata.obsm`` to work on instead of the expression, for methods that can.",
     "batch_key": "Column of ``adata.obs`` with the batches, for methods that use them.",
     "neighbors_key": "Key of ``adata.uns`` of a graph by :func:`scanpy.pp.neighbors`, for methods that use one.",
+    "neighbors": (
+        "Also write a graph of so many neighbours of each cell in the embedding, itself counted, for "
+        "``sc.tl.umap(adata, neighbors_key=key)`` and Leiden; None: no graph."
+    ),
     "key_added": "Name of the results; None: that of the method. A slot that another tool wrote is never overwritten.",
     "preset": (
         'Published settings kept beside the method: ``"paper"``, ``"dance"`` or a data set\'s name. '

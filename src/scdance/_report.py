@@ -168,7 +168,7 @@ def report(
 
 
 def _what_to_call(kind: str) -> str:
-    task = next(task for task in TASKS.values() if kind in task.data)
+    task = min((task for task in TASKS.values() if kind in task.data), key=lambda task: len(task.roles))
     ref = ", ref" if "ref" in task.roles else ""
     call = f"scdance.tl.{task.name}({NAMES[kind]}{ref}, …)"
     return f"The {kind} holds no run record in `uns[{ROOT!r}]`, so there is nothing to report. First call `{call}`."
@@ -333,7 +333,8 @@ def _section(run: Run, spatial_key: str, basis: str | None) -> str:
 def told(run: Run) -> dict[str, Any]:
     """What a record says of a run, in words; tables and histories apart."""
     record, cls = run.record, _class(run)
-    doc = (cls.__doc__ or "").strip().partition("\n")[0] if cls else "A method of your own."
+    own = f"Made from other results by sd.tl.{record['tool']}." if "tool" in record else "A method of your own."
+    doc = (cls.__doc__ or "").strip().partition("\n")[0] if cls else own
     what = re.sub(r"\s*\[\w+\]_", "", doc)  # the mark of a citation in the documentation
     out = {"method": f"{record['method']}: {what}"}
     if cls and cls.control:
@@ -573,6 +574,8 @@ def call_of(run: Run, labels_key: str = "cell_type") -> str:
     Records keep no name of the column with the types of a reference; it is written as `labels_key`.
     """
     record, there = run.record, _inputs(run.record)
+    if "tool" in record:
+        return _lines(f"sd.tl.{record['tool']}(", [_object_name(run)], _of_tool(run))
     given = [_object_name(run)]
     if "ref" in there:
         given.append("ref")
@@ -590,8 +593,19 @@ def call_of(run: Run, labels_key: str = "cell_type") -> str:
     words["random_state"] = _plain(record["random_state"])
     if run.key != record["method"]:
         words["key_added"] = run.key
-    given += [f"{name}={_written(value)}" for name, value in words.items()]
-    start = f"sd.tl.{run.task.name}("
+    return _lines(f"sd.tl.{run.task.name}(", given, words)
+
+
+def _of_tool(run: Run) -> dict[str, Any]:
+    """Arguments of a tool that makes a result from others."""
+    given = {name: _plain(value) for name, value in run.record["params"].items()}
+    seed = {"random_state": _plain(run.record["random_state"])} if run.record["random_state"] else {}
+    return given | seed | {"key_added": run.key}
+
+
+def _lines(start: str, given: list[str], words: Mapping[str, Any]) -> str:
+    """A call in one line, or in one for each argument."""
+    given = [*given, *(f"{name}={_written(value)}" for name, value in words.items())]
     one = f"{start}{', '.join(given)})"
     return one if len(one) <= LINE_LENGTH else "\n".join([start, *(f"    {each}," for each in given), ")"])
 

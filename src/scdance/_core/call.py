@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from scdance._checks import whole_number
+
 from .method import Method
 from .objects import copied, opened
 from .read import read_roles
@@ -27,6 +29,7 @@ def call(
     checkpoint: str | Path | None,
     copy: bool,
     table_key: str | None = None,
+    neighbors: int | None = None,
     **reading: Any,
 ) -> Any:
     """Make the method, read what it needs, fit and predict, write; `reading` is what :func:`read_roles` takes.
@@ -35,11 +38,13 @@ def call(
     """
     model = make(task.name, method, params, preset=preset, random_state=random_state, device=device)
     table = opened(data, task, table_key)
-    key = check_slots(table, task, key_added, model.name)
+    if neighbors is not None:
+        whole_number(neighbors, "neighbors", least=2)
+    key = check_slots(table, task, key_added, model.name, neighbors=neighbors is not None)
     roles = read_roles(task, model, data, table, **reading)
     result, seconds = solve(model, progress=progress, checkpoint=checkpoint, **roles)
     if copy:
         data, table = copied(data, table)
     told = record(model, preset=preset, seconds=seconds, **roles)
-    write(table, task, key, roles[task.roles[-1]], result, model.categories_, told)
+    write(table, task, key, roles[task.roles[-1]], result, model.categories_, told, neighbors)
     return data if copy else None

@@ -41,6 +41,7 @@ def write_derived(
 
     record = {
         "method": tool,
+        "tool": tool,  # in place of the tool of the task
         "params": params,
         "preset": "",
         "random_state": random_state,

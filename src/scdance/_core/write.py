@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scdance._checks import InputError, listed, warn
+from scdance.graph import fuzzy, knn
 
 from .cells import Cells, Pair
 from .task import FRAMES, Slot, Task
@@ -47,7 +48,12 @@ def _claimed(adata: Any, task: Task, key: str) -> list[tuple[str, str]]:
     return [(where, name) for where, name in slots]
 
 
-def check_slots(adata: Any, task: Task, key_added: str | None, method: str) -> str:
+def neighbor_slots(key: str) -> list[tuple[str, str]]:
+    """Attribute and name of what a neighbour graph of the result takes, as scanpy and muon name it."""
+    return [("obsp", f"{key}_distances"), ("obsp", f"{key}_connectivities"), ("uns", key)]
+
+
+def check_slots(adata: Any, task: Task, key_added: str | None, method: str, *, neighbors: bool = False) -> str:
     """Return the key of the results; stop if a slot of it is taken by something that is not this task's own."""
     key = check_key(method if key_added is None else key_added)
     if adata.is_view and not hasattr(adata, "_init_as_actual"):
@@ -57,7 +63,7 @@ def check_slots(adata: Any, task: Task, key_added: str | None, method: str) -> s
         msg = "A view of a backed AnnData takes no results. Load it first: `adata = adata.to_memory()`."
         raise InputError(msg)
     own = _claimed(adata, task, key)
-    for where, name in slots_of(task, key).values():
+    for where, name in [*slots_of(task, key).values(), *(neighbor_slots(key) if neighbors else [])]:
         if where == "obs" and name == adata.obs.index.name:
             msg = (
                 f"The index of `adata.obs` is called {name!r}, as a column would be. Pass another name as `key_added=`."
@@ -80,13 +86,19 @@ def write(
     result: dict[str, Any],
     names: list[str],
     record: dict[str, Any],
+    neighbors: int | None = None,
 ) -> None:
-    """Put a result into its slots and its record into `uns`; on any error the object is as it was."""
+    """Put a result into its slots and its record into `uns`; on any error the object is as it was.
+
+    With `neighbors` a graph of so many neighbours in the embedding goes beside it.
+    """
     columns = safe_names(names) if any(task.gives[part].kind in FRAMES for part in result) else []
     values = {
         slots_of(task, key)[part]: _stored(task.gives[part], value, names, columns, cells, adata.obs_names)
         for part, value in result.items()
     }
+    if neighbors is not None:
+        values |= _neighbors(result, key, cells, neighbors)
     record = plain({**record, "slots": np.array([f"{where}/{name}" for where, name in values])})
     if [*names] != [safe_name(name) for name in names]:
         record["categories"] = np.array([*names])  # the true names of the columns
@@ -100,6 +112,24 @@ def write(
         for (where, name), value in values.items():
             getattr(adata, where)[name] = value
         adata.uns.setdefault(ROOT, {}).setdefault(task.name, {})[key] = record
+
+
+def _neighbors(result: dict[str, Any], key: str, cells: Cells | Pair, n: int) -> dict[tuple[str, str], Any]:
+    """The slots of a neighbour graph of the embedding; cells without one have no neighbours."""
+    if "embedding" not in result:
+        msg = f"The result {key!r} has no embedding, so there are no neighbours in it; leave `neighbors=` out."
+        raise InputError(msg)
+    from scipy.sparse import csr_matrix
+
+    distances = knn(np.asarray(result["embedding"], dtype=np.float32), n - 1)
+    size = cells.n_obs_in
+    place = csr_matrix(
+        (np.ones(cells.n_obs, dtype=np.float32), (cells.rows, np.arange(cells.n_obs))), (size, cells.n_obs)
+    )
+    whole = [(place @ each @ place.T).tocsr() for each in (distances, fuzzy(distances))]
+    params = {"n_neighbors": n, "method": "umap", "metric": "euclidean", "use_rep": f"X_{key}"}
+    told = {"distances_key": f"{key}_distances", "connectivities_key": f"{key}_connectivities", "params": params}
+    return dict(zip(neighbor_slots(key), [*whole, told], strict=True))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ def cluster(
     labels_key: str | None = None,
     must_link: ArrayLike | None = None,
     cannot_link: ArrayLike | None = None,
+    neighbors: int | None = None,
     key_added: str | None = None,
     preset: str | None = None,
     recipe: str | None = "default",
@@ -60,7 +61,7 @@ def cluster(
         :func:`scdance.pp.pairs_from_markers` and its like draw them.
     cannot_link
         Pairs of cells that belong apart, in the same form.
-    {key_added, preset, recipe}
+    {neighbors, key_added, preset, recipe}
     {random_state, device, progress, checkpoint, copy, params}
 
     Returns
@@ -82,7 +83,8 @@ def cluster(
     The results chain with scanpy:
 
     >>> import scanpy as sc
-    >>> sc.pp.neighbors(adata, use_rep="X_kmeans", transformer="sklearn", method="gauss")
+    >>> sd.tl.cluster(adata, method="kmeans", n_clusters=8, neighbors=15)
+    >>> sc.tl.diffmap(adata, neighbors_key="kmeans")
     """
     return call(
         CLUSTER,
@@ -96,6 +98,7 @@ def cluster(
         labels_key=labels_key,
         must_link=must_link,
         cannot_link=cannot_link,
+        neighbors=neighbors,
         key_added=key_added,
         preset=preset,
         recipe=recipe,

@@ -22,6 +22,7 @@ def joint_embed(
     source: str | None = None,
     target: str | None = None,
     layer: str | dict[str, str] | None = None,
+    neighbors: int | None = None,
     key_added: str | None = None,
     preset: str | None = None,
     recipe: str | None = "default",
@@ -47,7 +48,7 @@ def joint_embed(
     layer
         Layer with the counts, of both modalities or by name: ``dict(rna="counts")``. None: ``layers["counts"]`` if
         there, else ``X``. Counts are normalised on a private copy; log-normalised values are taken as they are.
-    {key_added, preset, recipe}
+    {neighbors, key_added, preset, recipe}
     {random_state, device, progress, checkpoint, copy, params}
 
     Returns
@@ -79,6 +80,7 @@ def joint_embed(
         source=source,
         target=target,
         layer=layer,
+        neighbors=neighbors,
         key_added=key_added,
         preset=preset,
         recipe=recipe,

@@ -40,6 +40,8 @@ class Annotator(Method):
     detector
         What novelty is: the share of the held-out cells that are surpassed in "distance" to the nearest cells of the
         reference, in "entropy" of the probabilities, or the mean of "both".
+    about
+        What the reference is, in your words; it stands on the card of a saved annotator.
     level
         Share of the cells whose set of types may miss the true one, in (0, 1); None: no sets.
     """
@@ -49,6 +51,7 @@ class Annotator(Method):
     reject: Literal["auto"] | float | None = None
     detector: Literal["both", "distance", "entropy"] = "both"
     level: float | None = 0.1
+    about: str = ""
 
     needs = ("lognorm", "ref.labels")
     fit_on = ("ref",)
@@ -80,22 +83,31 @@ class Annotator(Method):
         self._calibrate(cells.part(~held), cells.part(held))
         self.teach(cells, stage="training")
         self._place(cells)
-        self.notes_ = {"markers": self._markers(cells), "temperature": self.temperature_, "n_held_out": int(held.sum())}
+        self.notes_ = self._told(cells.labels, n_types) | {"markers": self._markers(cells)}
         return self
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What a colleague must know of a fitted annotator: types, data, version, calibration; it is saved with it."""
+        told = {name: value for name, value in self.notes_.items() if name != "markers"}
+        sizes = dict(zip(self.categories_, told.pop("n_cells").tolist(), strict=True))
+        return {"method": self.name, "about": self.about, "types": sizes, **told}
 
     def predict(self, *, cells: Cells) -> dict[str, Any]:
         cells = cells.part(columns=self.genes_)
         proba = self._proba(cells)
-        novelty = self._novelty(cells, proba)
-        labels = proba.argmax(axis=1)
-        result = {"proba": proba, "score": proba.max(axis=1), "novelty": novelty}
-        if self.level is not None:
-            result["sets"] = conformal_sets(proba, self.known_, self.known_labels_, self.level)
+        result = {"labels": proba.argmax(axis=1), "proba": proba, "score": proba.max(axis=1)}
+        if len(self.known_):  # else nothing was held out to compare with
+            result["novelty"] = self._novelty(cells, proba)
+            if self.level is not None:
+                result["sets"] = conformal_sets(proba, self.known_, self.known_labels_, self.level)
+        unknown = np.zeros(len(proba), dtype=bool)
         if self.reject == "auto":
-            labels = np.where(novelty > NEW, proba.shape[1], labels)
+            unknown = result.get("novelty", np.zeros(len(proba))) > NEW
         elif self.reject is not None:
-            labels = np.where(result["score"] < self.reject, proba.shape[1], labels)
-        return {**result, "labels": labels}
+            unknown = result["score"] < self.reject
+        result["labels"] = np.where(unknown, proba.shape[1], result["labels"])
+        return result
 
     def _check(self) -> None:
         for value, name in ((self.level, "level"), (None if self.reject == "auto" else self.reject, "reject")):
@@ -119,6 +131,22 @@ class Annotator(Method):
         found = {"distance": self._distance(held), "entropy": _entropy(self.known_)}
         found["both"] = np.mean([share_below(each, np.sort(each)) for each in found.values()], axis=0)
         self.usual_ = {name: np.sort(values) for name, values in found.items()}
+
+    def _told(self, labels: np.ndarray, n_types: int) -> dict[str, Any]:
+        """What the run record and the card say of the reference and of the cells that were held out."""
+        from scdance import __version__
+
+        right = self.known_.argmax(axis=1) == self.known_labels_
+        held_out = {"n_held_out": len(right)}
+        if len(right):
+            held_out |= {"accuracy_held_out": right.mean(), "score_held_out": self.known_.max(axis=1).mean()}
+        return {
+            "n_cells": np.bincount(labels, minlength=n_types),
+            "n_genes": len(self.genes_),
+            "temperature": self.temperature_,
+            "version": __version__,
+            **{name: float(value) if name != "n_held_out" else value for name, value in held_out.items()},
+        }
 
     def _proba(self, cells: Cells) -> np.ndarray:
         return softmax(self.logits(cells) / self.temperature_, axis=1).astype(np.float32)

@@ -58,7 +58,7 @@ class ACTINN(Annotator, TorchMethod):
     decay
         Factor on the learning rate after each 1,000 steps, in (0, 1]; 1 leaves it.
     training
-        the network
+        the network; the patience has no part in it
     """
 
     hidden: tuple[int, ...] = (100, 50, 25)
@@ -162,7 +162,7 @@ def _linear(net: nn.Module) -> list[nn.Linear]:
 
 
 def _trimmed(mean: np.ndarray, sd: np.ndarray, percent: float) -> np.ndarray:
-    """Genes whose mean lies between the percentiles `percent` and 100 − `percent`, and of these those whose sd/mean does."""
+    """Genes between the percentiles `percent` and 100 − `percent` of the mean, and then of sd/mean among these."""
     kept = np.flatnonzero(_inner(mean, percent))
     return kept[_inner(sd[kept] / np.maximum(mean[kept], 1e-12), percent)]
 

@@ -72,6 +72,14 @@ class CellTypist(Annotator):
             x, self.mean_ / self.sd_, y, weight, penalty=1 / self.C, max_iter=self.max_iter
         )
 
+    def adopt(self, coef: np.ndarray, intercept: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> None:
+        """Take over the numbers of a model that was trained elsewhere; weights are (n_vars, n_types)."""
+        n_vars, n_types = coef.shape
+        self.coef_, self.intercept_, self.mean_, self.sd_ = coef, intercept, mean, np.where(sd > 0, sd, np.inf)
+        self.genes_, self.temperature_ = np.arange(n_vars), 1.0
+        self.known_, self.known_labels_ = np.empty((0, n_types), np.float32), np.empty(0, np.int32)
+        self.notes_ = self._told(self.known_labels_, n_types)
+
     def logits(self, cells: Cells) -> np.ndarray:
         x = self._clipped(cells)
         here = slice(None) if cells.present is None else cells.present

@@ -20,7 +20,7 @@ from ._annotator import Annotator
 
 VALID_SHARE = 0.2  # of the cells, held out where training may stop early
 CONSTANT = 1e-6  # standard deviation below which a feature of the cells is left out
-ROWS = 2048  # cells that are predicted at once
+ROWS = 1024  # cells that are predicted, or made dense, at once
 PAPER = {
     "n_top_genes": None,
     "n_components": 400,
@@ -39,7 +39,7 @@ class ScDeepSort(Annotator, TorchMethod):
 
     A gene is described by principal components over the cells of the reference, a cell by the mean of its genes'. The
     network gives each gene a weight of its own, averages the genes of a cell and the cell itself by expression, and
-    maps this mean to the types by one hidden layer. New cells bring their edges, and the genes stay as they were learnt.
+    maps this mean to the types by one hidden layer. New cells bring their edges; genes stay as they were learnt.
 
     When to use
     -----------
@@ -193,7 +193,7 @@ def _gene_features(cells: Cells, n_components: int, random_state: int) -> np.nda
     """
 
     def centred() -> Iterator[np.ndarray]:
-        for _, block in blocks(cells.x):
+        for _, block in blocks(cells.x, ROWS):
             dense = block.toarray()
             yield dense - dense.mean(axis=1, keepdims=True)
 

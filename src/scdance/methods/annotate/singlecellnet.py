@@ -56,9 +56,9 @@ class SingleCellNet(Annotator):
     """
 
     n_top_genes: int | None = None
-    n_type_genes: int = 50
-    n_type_pairs: int = 100
-    n_trees: int = 100
+    n_type_genes: int = 30
+    n_type_pairs: int = 80
+    n_trees: int = 200
     n_rand: int = 100
 
     cite = "Tan2019"
@@ -82,7 +82,7 @@ class SingleCellNet(Annotator):
                 "are these counts, and are the labels those of the cells?"
             )
             raise InputError(msg)
-        higher = np.concatenate([self._higher(block) for _, block in blocks(cells.x)])
+        higher = np.concatenate([self._higher(block) for _, block in blocks(cells.x, ROWS)])
         rng = np.random.default_rng([self.random_state, 5])
         x = np.concatenate([higher, _scrambled(higher, self.n_rand, rng)])
         self._grow(x, np.concatenate([cells.labels, np.full(len(x) - len(higher), n_types)]), n_types)

@@ -1,0 +1,5 @@
+"""Models that others have trained: brought into the files of scdance."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

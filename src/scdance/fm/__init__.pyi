@@ -1,0 +1,1 @@
+from ._convert_celltypist import convert_celltypist as convert_celltypist
