@@ -155,7 +155,7 @@ def test_saved_and_loaded_it_answers_the_same(tmp_path, parts, fitted):
     np.testing.assert_array_equal(query.obsm["scdeepsort_proba"].to_numpy(), result["proba"])
 
 
-@pytest.mark.parametrize("knobs", [{"dropout": 1.0}, {"exclude_rate": -0.1}])
+@pytest.mark.parametrize("knobs", [{"dropout": 1.0}, {"exclude_rate": -0.1}, {"exclude_rate": 0.9}])
 def test_numbers_out_of_range_are_refused_by_name(parts, knobs):
     ref, query = parts
     with pytest.raises(ValueError, match=next(iter(knobs))):

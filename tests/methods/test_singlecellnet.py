@@ -172,3 +172,10 @@ def test_labels_that_no_pair_tells_apart_are_refused():
     adata.X = sp.csr_matrix(np.arange(1, 61)[None] ** power[:, None])
     with pytest.raises(ValueError, match="None of the"):
         sd.tl.annotate(adata.copy(), adata, method="singlecellnet", labels_key="cell_type")
+
+
+@pytest.mark.parametrize("knobs", [{"n_trees": 0}, {"n_type_pairs": 0}, {"n_type_genes": 0}, {"n_rand": -1}])
+def test_numbers_out_of_range_are_refused_by_name(parts, knobs):
+    ref, query = parts
+    with pytest.raises(ValueError, match=next(iter(knobs))):
+        sd.tl.annotate(query.copy(), ref, method="singlecellnet", labels_key="cell_type", **knobs)

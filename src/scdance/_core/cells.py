@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from scdance.pp import FittedRecipe, blocks
+from scdance.pp import FittedRecipe, blocks, canonical
 
 if TYPE_CHECKING:
     from scdance.pp import Rows
@@ -96,7 +96,7 @@ class Cells:
             if not sp.issparse(matrix) and rows is None:
                 return sp.vstack([cut(block) for _, block in blocks(matrix)], format="csr")
             some = matrix if rows is None else matrix[rows]
-            return some if columns is None else some[:, columns]
+            return some if columns is None else canonical(some[:, columns])
 
         new: dict[str, Any] = {"x": cut(self.x), "counts": cut(self.counts)}
         if columns is not None:

@@ -14,7 +14,7 @@ from scdance.pp import FittedRecipe
 from .cells import Cells
 from .objects import copied
 from .task import Task
-from .write import slots_of, write
+from .write import record_of, slots_of, write
 
 
 def write_derived(
@@ -84,4 +84,12 @@ def probabilities(adata: Any, task: Task, key: str) -> tuple[pd.DataFrame, np.nd
         msg = f"The probabilities of {key!r} are a {type(proba).__name__}, but must be a DataFrame with named columns."
         raise InputError(msg)
     labels = part_of(adata, task, key, "labels")
-    return proba, np.flatnonzero(pd.Series(labels).notna().to_numpy())
+    true_names = record_of(adata, task, key).get("categories", proba.columns)  # columns may hold "|" for "/"
+    return proba.set_axis([*map(str, true_names)], axis=1), np.flatnonzero(pd.Series(labels).notna().to_numpy())
+
+
+def types_of(adata: Any, task: Task, key: str, labels: pd.Categorical) -> list[str]:
+    """Names of the types that an earlier run knows, without the further category for cells of none."""
+    if slots_of(task, key)["proba"][1] in adata.obsm:
+        return probabilities(adata, task, key)[0].columns.tolist()
+    return [str(name) for name in labels.categories if name != task.gives["labels"].beyond]

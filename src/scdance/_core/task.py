@@ -174,8 +174,8 @@ ANNOTATE = Task(
         "novelty": Slot(
             "obs",
             "{key}_novelty",
-            "how unlike the reference the cell is, (n_obs,) float32 in [0, 1]: the share of the reference's own cells "
-            "that are less so",
+            "how unlike the reference the cell is, (n_obs,) float32 in [0, 1]: above ½ for 1 % of the reference's own "
+            "cells",
             "vector",
         ),
         "sets": Slot(

@@ -131,7 +131,7 @@ def ece(truth: ArrayLike, proba: pd.DataFrame) -> float:
     Raises
     ------
     InputError
-        If the lengths differ or no truth is known.
+        If the lengths differ, no truth is known, or `proba` is not a DataFrame.
 
     Examples
     --------
@@ -167,7 +167,7 @@ def brier(truth: ArrayLike, proba: pd.DataFrame) -> float:
     Raises
     ------
     InputError
-        If the lengths differ or no truth is known.
+        If the lengths differ, no truth is known, or `proba` is not a DataFrame.
 
     Examples
     --------
@@ -201,7 +201,7 @@ def novelty_auroc(truth: ArrayLike, proba: pd.DataFrame, novelty: ArrayLike) -> 
     Raises
     ------
     InputError
-        If the lengths differ or no truth is known.
+        If the lengths differ, no truth is known, a novelty is missing, or `proba` is not a DataFrame.
 
     Examples
     --------
@@ -214,7 +214,10 @@ def novelty_auroc(truth: ArrayLike, proba: pd.DataFrame, novelty: ArrayLike) -> 
     from sklearn.metrics import roc_auc_score
 
     known, how_new = _known(truth, novelty, text=False)
-    new = ~np.isin(known, [str(name) for name in proba.columns])
+    if np.isnan(how_new).any():
+        msg = f"The novelty of {int(np.isnan(how_new).sum())} cells is missing; pass a number for each cell."
+        raise InputError(msg)
+    new = ~np.isin([_as_column(name) for name in known], _columns(proba))
     return float(roc_auc_score(new, how_new)) if 0 < new.sum() < len(new) else float("nan")
 
 
@@ -290,9 +293,23 @@ def _known(truth: ArrayLike, given: ArrayLike, *, text: bool = True) -> tuple[ND
 
 def _probabilities(truth: ArrayLike, proba: Any) -> tuple[NDArray, NDArray, NDArray]:
     """True types of the cells where they are known, names of the columns, and their probabilities."""
+    names = np.array(_columns(proba), dtype=object)
     known, rows = _known(truth, np.arange(len(proba)), text=False)
-    names = np.array([str(name) for name in proba.columns], dtype=object)
-    return known, names, np.asarray(proba, dtype=float)[rows.astype(int)]
+    spelled = np.array([_as_column(name) for name in known], dtype=object)
+    return spelled, names, np.asarray(proba, dtype=float)[rows.astype(int)]
+
+
+def _columns(proba: Any) -> list[str]:
+    """Names of the types, as columns spell them."""
+    if not hasattr(proba, "columns"):
+        msg = f"The probabilities must be a DataFrame with a column for each type, but are a {type(proba).__name__}."
+        raise InputError(msg)
+    return [_as_column(str(name)) for name in proba.columns]
+
+
+def _as_column(name: str) -> str:
+    """A type as the name of a column in a file, which holds no "/"."""
+    return name.replace("/", "|")
 
 
 def _calls(truth: ArrayLike, proba: Any) -> tuple[NDArray, NDArray]:

@@ -5,15 +5,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scdance._checks import InputError
+from scdance._checks import InputError, one_of
 from scdance._core.task import ANNOTATE
 
-from ._shared import GREY, axes, groups, in_order, probabilities
+from ._shared import GREY, axes, groups, in_order
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
+SCORES = ("score", "novelty", "disagreement")
 DOTS, SPREAD = 400, 0.3  # cells of a type that are drawn, and how far they are spread
 
 
@@ -52,7 +53,7 @@ def annotation_scores(
     MissingKeyError
         If a column is not in the object; the message says what is.
     InputError
-        If none of the scores is there.
+        If one of the scores does not exist, or the run has none of them.
 
     Examples
     --------
@@ -62,8 +63,9 @@ def annotation_scores(
     >>> sd.tl.annotate(query, ref, method="svm", labels_key="cell_type")
     >>> axes = sd.pl.annotation_scores(query, "svm")
     """
+    for each in scores:
+        one_of(each, SCORES, "What `scores` names")
     given = groups(adata, key, what="types")
-    probabilities(adata, key)
     parts = groups(adata, by, what="groups") if by is not None else given
     there = [part for part in scores if f"{key}_{part}" in adata.obs]
     if not there:

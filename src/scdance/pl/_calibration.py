@@ -7,6 +7,8 @@ import numpy as np
 
 from scdance import metrics
 from scdance._checks import InputError
+from scdance._core.task import ANNOTATE
+from scdance._core.write import record_of
 
 from ._shared import GREY, groups, probabilities, single
 
@@ -72,7 +74,8 @@ def calibration(
     for key, proba in drawn.items():
         values = proba.to_numpy()
         best = values.max(axis=1)
-        right = proba.columns.astype(str).to_numpy()[values.argmax(axis=1)] == true
+        names = record_of(adata, ANNOTATE, key).get("categories", proba.columns)  # columns may hold "|" for "/"
+        right = np.array([*map(str, names)])[values.argmax(axis=1)] == true
         parts = np.array_split(np.argsort(best, kind="stable"), max(1, min(n_bins, len(rows) // FEWEST)))
         x, y = (np.array([values[part].mean() for part in parts]) for values in (best, right.astype(float)))
         low, high = _interval(y, np.array([len(part) for part in parts]))

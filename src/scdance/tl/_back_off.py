@@ -16,6 +16,8 @@ from scdance._docs import documented
 if TYPE_CHECKING:
     from anndata import AnnData
 
+ROUNDING = 1e-5  # by which float32 probabilities of all types may miss 1
+
 
 @documented(ANNOTATE)
 def back_off(
@@ -71,12 +73,13 @@ def back_off(
     """
     start = time.perf_counter()
     adata = opened(adata, ANNOTATE)
+    tree = {str(name): str(group) for name, group in tree.items()}
     proba, rows = probabilities(adata, ANNOTATE, key)
     added = check_slots(adata, ANNOTATE, key_added, f"{key}_back_off")
     if not 0 < least <= 1:
         msg = f"least is {least!r}, but must be a probability above 0 and at most 1."
         raise InputError(msg)
-    types = [str(name) for name in proba.columns]
+    types = proba.columns.tolist()
     ways = [_way_up(name, tree) for name in types]
     names = list(dict.fromkeys([*types, *(group for way in ways for group in way)]))
     if not set(tree) & set(types):
@@ -93,7 +96,7 @@ def back_off(
             here = names.index(name)
             open_ = mine[height[mine] < 0]
             score[open_] = sums[open_, here]
-            enough = open_[sums[open_, here] >= least]
+            enough = open_[sums[open_, here] >= least - ROUNDING]
             labels[enough], height[enough] = here, up
     return write_derived(
         adata,
@@ -103,7 +106,7 @@ def back_off(
         {"labels": labels, "score": np.clip(score, 0, 1)},
         names,
         rows=rows,
-        params={"key": key, "tree": dict(tree), "least": least},
+        params={"key": key, "tree": tree, "least": least},
         start=start,
         notes={"n_at_height": np.bincount(height[height >= 0], minlength=1), "n_unknown": int((height < 0).sum())},
         copy=copy,

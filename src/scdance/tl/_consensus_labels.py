@@ -73,8 +73,8 @@ def consensus_labels(
     """
     start = time.perf_counter()
     adata = opened(adata, ANNOTATE)
-    keys = list(keys)
-    if isinstance(keys, str) or len(keys) < 2:
+    keys = [keys] if isinstance(keys, str) else list(keys)
+    if len(keys) < 2:
         msg = f"A consensus needs at least two annotations; found {listed(keys)}. Pass the keys of runs as `keys=`."
         raise InputError(msg)
     if not 0 <= least <= 1:
@@ -82,11 +82,11 @@ def consensus_labels(
         raise InputError(msg)
     found = [probabilities(adata, ANNOTATE, key) for key in keys]
     added = check_slots(adata, ANNOTATE, key_added, "consensus_labels")
-    names = list(dict.fromkeys(str(name) for proba, _ in found for name in proba.columns))
+    names = list(dict.fromkeys(name for proba, _ in found for name in proba.columns))
     total, heard = np.zeros((adata.n_obs, len(names))), np.zeros(adata.n_obs)
     calls = np.full((adata.n_obs, len(keys)), -1)
     for i, (proba, rows) in enumerate(found):
-        columns = np.array([names.index(str(name)) for name in proba.columns])
+        columns = np.array([names.index(name) for name in proba.columns])
         values = np.asarray(proba, dtype=float)[rows]
         total[np.ix_(rows, columns)] += values
         heard[rows] += 1
@@ -95,7 +95,7 @@ def consensus_labels(
     mean = total[rows] / heard[rows, None]
     best, score = mean.argmax(axis=1), mean.max(axis=1)
     others = (calls[rows] >= 0) & (calls[rows] != best[:, None])
-    agree = [[float(np.mean(calls[rows, i] == calls[rows, j])) for j in range(len(keys))] for i in range(len(keys))]
+    agree = [[_agreement(one, other) for other in calls.T] for one in calls.T]
     result = {
         "labels": np.where(score >= least, best, len(names)),
         "proba": mean,
@@ -115,3 +115,9 @@ def consensus_labels(
         notes={"agreement": np.array(agree)},
         copy=copy,
     )
+
+
+def _agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """Share of the cells with the same type in two annotations, of those that have one in both; 0 without any."""
+    both = (one >= 0) & (other >= 0)
+    return float(np.mean(one[both] == other[both])) if both.any() else 0.0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scdance._checks import InputError
-from scdance._core.derive import part_of, write_derived
+from scdance._core.derive import part_of, types_of, write_derived
 from scdance._core.objects import opened
 from scdance._core.read import partitions, read
 from scdance._core.run import make, seed_of, solve
@@ -91,8 +91,12 @@ def vote(
         where, codes = "leiden", _small_groups(adata, layer, seed)
     else:
         where, codes = groups, partitions(adata, [groups], argument="groups")[:, 0]
-    names = [str(name) for name in given.categories if name != ANNOTATE.gives["labels"].beyond]
-    votes_of = pd.Index(names).get_indexer(given.astype(str))  # "unknown" and missing: −1, no vote
+    names = types_of(adata, ANNOTATE, key, given)
+    if not names:
+        msg = f"All cells of {key!r} are of unknown type, so there is nothing to vote on; pass another `key`."
+        raise InputError(msg)
+    place = pd.Index(names).get_indexer([*map(str, given.categories), None])
+    votes_of = place[given.codes]  # "unknown" and missing: −1, no vote
     rows = np.flatnonzero(given.codes >= 0)
     votes = np.zeros((codes.max(initial=0) + 1, len(names)))
     count = (codes >= 0) & (votes_of >= 0)

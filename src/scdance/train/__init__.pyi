@@ -3,7 +3,6 @@ from ._batches import Batches as Batches
 from ._batches import split as split
 from ._calibration import conformal_sets as conformal_sets
 from ._calibration import hold_out as hold_out
-from ._calibration import share_below as share_below
 from ._calibration import temperature as temperature
 from ._counts import mean_counts as mean_counts
 from ._counts import relative_depth as relative_depth

@@ -18,11 +18,11 @@ def hold_out(codes: np.ndarray, share: float, rng: np.random.Generator, *, least
     codes
         Type of each cell, (n_obs,) int.
     share
-        Part of each type that is drawn, in (0, 1); at least one cell.
+        Part of each type that is drawn, in (0, 1); at least one cell, and one stays.
     rng
         Generator that draws.
     least
-        Types with fewer cells than this give none.
+        Types with fewer cells than this, or a single one, give none.
 
     Returns
     -------
@@ -38,8 +38,9 @@ def hold_out(codes: np.ndarray, share: float, rng: np.random.Generator, *, least
     out = np.zeros(len(codes), dtype=bool)
     for code in np.unique(codes):
         rows = np.flatnonzero(codes == code)
-        if len(rows) >= least:
-            out[rng.choice(rows, max(1, round(share * len(rows))), replace=False)] = True
+        if len(rows) >= max(least, 2):
+            n = min(max(1, round(share * len(rows))), len(rows) - 1)
+            out[rng.choice(rows, n, replace=False)] = True
     return out
 
 
@@ -121,27 +122,3 @@ def conformal_sets(proba: np.ndarray, known: np.ndarray, codes: np.ndarray, leve
         as_small = np.searchsorted(mine, proba[:, j], side="right")
         out[:, j] = (as_small + 1) / (len(mine) + 1) > level
     return out
-
-
-def share_below(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Share of the known values that lie below each value.
-
-    Parameters
-    ----------
-    values
-        (n,).
-    known
-        Values to compare with, (n_known,), sorted.
-
-    Returns
-    -------
-    Shares in [0, 1], (n,) float32.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from scdance import train
-    >>> train.share_below(np.array([0.0, 2.5]), np.array([1.0, 2.0, 3.0, 4.0])).tolist()
-    [0.0, 0.5]
-    """
-    return (np.searchsorted(known, values, side="left") / max(1, len(known))).astype(np.float32)

@@ -11,13 +11,14 @@ from scdance._checks import InputError
 from scdance._core.cells import Cells
 from scdance._core.method import Method
 from scdance.pp import PCA, Recipe, blocks, group_moments, project, telling_genes
-from scdance.train import conformal_sets, hold_out, share_below, temperature
+from scdance.train import conformal_sets, hold_out, temperature
 
 HELD_OUT = 0.2  # of the cells of each type, on which probabilities are calibrated
 COMPONENTS, NEIGHBORS = 30, 10  # in which, and to how many of which, the distance of a cell is measured
 CLIP = 10.0  # standard deviations
 LANDMARKS = 20_000  # cells of the reference to which distances are measured
-NEW = 0.99  # novelty above which reject="auto" takes a cell for unknown
+USUAL = 0.99  # share of the held-out cells that are less unlike the reference than a cell of novelty ½
+NEW = 0.5  # novelty above which reject="auto" takes a cell for unknown
 EXPLAINED, TOP = 5000, 25  # cells on which markers are looked for; genes of each type that are kept
 
 
@@ -35,11 +36,11 @@ class Annotator(Method):
     calibration
         "temperature": scores are divided by a number that makes the held-out types likeliest; "none".
     reject
-        "auto": cells whose novelty is above 0.99 become "unknown"; a number: those whose best probability is below;
+        "auto": cells whose novelty is above ½ become "unknown"; a number: those whose best probability is below;
         None: every cell gets a type.
     detector
-        What novelty is: the share of the held-out cells that are surpassed in "distance" to the nearest cells of the
-        reference, in "entropy" of the probabilities, or the mean of "both".
+        What makes a cell new: the "entropy" of its probabilities, where types compete for it; its "distance" to the
+        nearest cells of the reference, which a change of protocol raises for all cells; or the mean of "both".
     about
         What the reference is, in your words; it stands on the card of a saved annotator.
     level
@@ -49,7 +50,7 @@ class Annotator(Method):
     n_top_genes: int | None = 2000
     calibration: Literal["temperature", "none"] = "temperature"
     reject: Literal["auto"] | float | None = None
-    detector: Literal["both", "distance", "entropy"] = "both"
+    detector: Literal["entropy", "distance", "both"] = "entropy"
     level: float | None = 0.1
     about: str = ""
 
@@ -119,7 +120,6 @@ class Annotator(Method):
         """Find the temperature, and keep what is known of the cells that are held out."""
         self.temperature_, self.known_labels_ = 1.0, held.labels
         self.known_ = np.empty((0, len(taught.categories)), dtype=np.float32)
-        self.usual_ = dict.fromkeys(("distance", "entropy", "both"), np.empty(0, dtype=np.float32))
         if held.n_obs == 0:
             return
         self.teach(taught, stage="calibration")
@@ -129,8 +129,7 @@ class Annotator(Method):
         self.known_ = softmax(logits / self.temperature_, axis=1).astype(np.float32)
         self._place(taught)
         found = {"distance": self._distance(held), "entropy": _entropy(self.known_)}
-        found["both"] = np.mean([share_below(each, np.sort(each)) for each in found.values()], axis=0)
-        self.usual_ = {name: np.sort(values) for name, values in found.items()}
+        self.usual_ = {name: float(np.quantile(values, USUAL)) for name, values in found.items()}
 
     def _told(self, labels: np.ndarray, n_types: int) -> dict[str, Any]:
         """What the run record and the card say of the reference and of the cells that were held out."""
@@ -152,13 +151,13 @@ class Annotator(Method):
         return softmax(self.logits(cells) / self.temperature_, axis=1).astype(np.float32)
 
     def _novelty(self, cells: Cells, proba: np.ndarray) -> np.ndarray:
-        """Share of the held-out cells that were less unlike the reference, by what `detector` says."""
+        """How unlike the reference each cell is, in [0, 1); ½ is what 1 % of the held-out cells surpass."""
         parts = []
         if self.detector != "entropy":
-            parts.append(share_below(self._distance(cells), self.usual_["distance"]))
+            parts.append((self._distance(cells), self.usual_["distance"]))
         if self.detector != "distance":
-            parts.append(share_below(_entropy(proba), self.usual_["entropy"]))
-        return parts[0] if len(parts) == 1 else share_below(np.mean(parts, axis=0), self.usual_["both"])
+            parts.append((_entropy(proba), self.usual_["entropy"]))
+        return np.mean([values / (values + max(usual, 1e-6)) for values, usual in parts], axis=0)
 
     # ------------------------------------------------------------------ how far a cell is from the reference
 

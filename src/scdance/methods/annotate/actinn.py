@@ -66,7 +66,7 @@ class ACTINN(Annotator, TorchMethod):
     trim: float | None = None
     l2: float = 0.005
     decay: float = 1.0
-    training: Train = Train(epochs=10, lr=1e-3, batch_size=128)
+    training: Train = Train(epochs=None, steps=400, lr=1e-3, batch_size=128)
 
     cite = "Ma2020"
     presets = {"paper": PAPER, "dance": {**PAPER, "hidden": (2000,), "trim": None, "scale": "ln"}}

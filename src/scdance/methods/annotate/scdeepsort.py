@@ -93,6 +93,12 @@ class ScDeepSort(Annotator, TorchMethod):
                 msg = f"{name}={getattr(self, name)!r}, but it must be at least 0 and below 1."
                 raise InputError(msg)
         self.learnt_ = np.bincount(cells.labels, minlength=len(cells.categories)) > self.exclude_rate * cells.n_obs
+        if self.learnt_.sum() < 2:
+            msg = (
+                f"exclude_rate={self.exclude_rate!r} leaves {self.learnt_.sum()} of the {len(self.learnt_)} types to "
+                "learn, but it takes two; pass a smaller one."
+            )
+            raise InputError(msg)
         rows = np.flatnonzero(self.learnt_[cells.labels])
         self.gene_features_ = _gene_features(cells, self.n_components, self.random_state)
         itself = self._scale(cells)

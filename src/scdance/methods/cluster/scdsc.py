@@ -17,7 +17,7 @@ from scdance._core.cells import Cells
 from scdance.graph import Sparse, kmeans, knn, normalize, self_loops, symmetric
 from scdance.nn import DEC, CountHead, Dense, dec_loss, target_distribution
 from scdance.pp import PCA, Recipe, project
-from scdance.train import Batch, Batches, Expression, TorchMethod, Train, mean_counts, relative_depth
+from scdance.train import Batch, Batches, Expression, TorchMethod, Train, relative_depth
 
 from ._centers import ByCenters, means, shrunk
 
@@ -29,7 +29,6 @@ _AUTOENCODER = {
     "flavor": "cell_ranger",
     "likelihood": "zinb",
     "pretrain_counts_weight": 0.0,
-    "start_at_mean": False,
     "shrink": 0.0,
 }
 _STAGES = {"pretrain_batch_size": 256, "pretrain_epochs": 100, "batch_size": ALL_CELLS}
@@ -94,8 +93,6 @@ class ScDSC(ByCenters, TorchMethod):
         The same in pre-training, where the squared error weighs 1; 0: expression only.
     likelihood
         "nb": a dispersion per gene; "zinb": zero-inflated, dispersion and inflation per entry.
-    start_at_mean
-        Start the predicted mean at the mean of each gene instead of at 1.
     shrink
         For the first partition, a cell at distance d from the middle is put at d^(1 − shrink), so that no centre is
         spent on a few far cells; 0 leaves the distances as they are, 1 leaves directions only.
@@ -118,7 +115,6 @@ class ScDSC(ByCenters, TorchMethod):
     counts_weight: float = 1.0
     pretrain_counts_weight: float = 1.0
     likelihood: Literal["nb", "zinb"] = "nb"
-    start_at_mean: bool = True
     shrink: float = 0.25
     pretraining: Train = Train(epochs=None, steps=1300, batch_size=128)
     training: Train = Train(epochs=30, batch_size=1024)
@@ -154,8 +150,6 @@ class ScDSC(ByCenters, TorchMethod):
         self._check()
         self.n_vars_ = cells.n_vars
         self.net_ = self.net().to(self.target)
-        if self.start_at_mean:
-            self.net_.head.start_at(mean_counts(cells))
         size = relative_depth(cells, self.target)
         self._pretrain(cells, size)
         x = Expression(cells, self.target)
