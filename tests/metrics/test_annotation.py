@@ -62,7 +62,9 @@ def test_the_kind_of_column_does_not_matter(calls):
     for metric in LABEL_METRICS:
         expected = metric(truth, labels)
         assert metric(pd.Categorical(truth), pd.Series(labels)) == expected
-        assert metric(pd.Series(truth, dtype="category"), pd.Categorical(labels, categories=["else", *NAMES])) == expected
+        assert (
+            metric(pd.Series(truth, dtype="category"), pd.Categorical(labels, categories=["else", *NAMES])) == expected
+        )
         assert metric(list(truth), pd.array(labels, dtype="string")) == expected
 
 

@@ -3,6 +3,7 @@ from ._genes import align_genes as align_genes
 from ._genes import shared_genes as shared_genes
 from ._groups import Moments as Moments
 from ._groups import group_moments as group_moments
+from ._groups import mean_and_sd as mean_and_sd
 from ._groups import telling_genes as telling_genes
 from ._marker_test import Markers as Markers
 from ._marker_test import Merges as Merges

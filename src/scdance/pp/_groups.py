@@ -73,6 +73,32 @@ def group_moments(x: Rows, codes: np.ndarray, n_groups: int) -> Moments:
     return Moments(np.bincount(codes[codes >= 0], minlength=n_groups), total, square, filled)
 
 
+def mean_and_sd(x: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (ddof 0) of each gene over all cells, in one pass.
+
+    Parameters
+    ----------
+    x
+        Values, (n_obs, n_vars).
+
+    Returns
+    -------
+    Both (n_vars,) float64; the deviation of a gene that does not vary is exactly 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import pp
+    >>> mean, sd = pp.mean_and_sd(pp.canonical(np.array([[1.0, 2.0], [3.0, 2.0]])))
+    >>> mean.tolist(), sd.tolist()
+    ([2.0, 2.0], [1.0, 0.0])
+    """
+    n = x.shape[0]
+    found = group_moments(x, np.zeros(n, dtype=int), 1)
+    mean, around = found.mean[0], found.square[0] / n - found.mean[0] ** 2
+    return mean, np.where(around > CONSTANT * mean**2, np.sqrt(np.maximum(around, 0)), 0)
+
+
 def telling_genes(moments: Moments, n_top: int | None) -> np.ndarray:
     """Genes with the largest F statistic of a one-way analysis of variance between the groups.
 

@@ -7,14 +7,14 @@ from typing import Any, Literal, Self
 import numpy as np
 from scipy.special import softmax
 
-from scdance._checks import InputError
+from scdance._checks import InputError, warn, whole_number
 from scdance._core.cells import Cells
 from scdance._core.method import Method
-from scdance.pp import PCA, Recipe, blocks, group_moments, project, telling_genes
+from scdance.pp import PCA, Recipe, blocks, group_moments, mean_and_sd, project, telling_genes
 from scdance.train import conformal_sets, hold_out, temperature
 
 HELD_OUT = 0.2  # of the cells of each type, on which probabilities are calibrated
-COMPONENTS, NEIGHBORS = 30, 10  # in which, and to how many of which, the distance of a cell is measured
+NEAR_GENES, COMPONENTS, NEIGHBORS = 2000, 30, 10  # in which, and to how many cells, a distance is measured
 CLIP = 10.0  # standard deviations
 LANDMARKS = 20_000  # cells of the reference to which distances are measured
 USUAL = 0.99  # share of the held-out cells that are less unlike the reference than a cell of novelty ½
@@ -68,6 +68,10 @@ class Annotator(Method):
         """Score of each type, (n_obs, n_types): its softmax are probabilities."""
         raise NotImplementedError
 
+    def doubt(self, cells: Cells) -> np.ndarray | None:
+        """How likely each cell is none of the types, (n_obs,) ≥ 0, where the method has an opinion; else None."""
+        return None
+
     def weights(self) -> np.ndarray | None:
         """How much each gene speaks for each type, (n_types, n_vars), where the method knows; else None."""
         return None
@@ -75,10 +79,12 @@ class Annotator(Method):
     def fit(self, *, ref: Cells) -> Self:
         self._check()
         n_types = len(ref.categories)
-        self.genes_ = telling_genes(group_moments(ref.x, ref.labels, n_types), self.n_top_genes)
+        moments = group_moments(ref.x, ref.labels, n_types)
+        self.genes_ = telling_genes(moments, self.n_top_genes)
         if len(self.genes_) == 0:
             msg = "No gene of the reference varies between its cells; are these counts?"
             raise InputError(msg)
+        self.near_genes_ = np.flatnonzero(np.isin(self.genes_, telling_genes(moments, NEAR_GENES)))
         cells = ref.part(columns=self.genes_)
         held = hold_out(cells.labels, HELD_OUT, np.random.default_rng([self.random_state, 2]))
         self._calibrate(cells.part(~held), cells.part(held))
@@ -111,6 +117,8 @@ class Annotator(Method):
         return result
 
     def _check(self) -> None:
+        if self.n_top_genes is not None:
+            whole_number(self.n_top_genes, "n_top_genes", least=1)
         for value, name in ((self.level, "level"), (None if self.reject == "auto" else self.reject, "reject")):
             if value is not None and not 0 < value < 1:
                 msg = f"{name}={value!r}, but it must lie between 0 and 1, as in {name}=0.1; None switches it off."
@@ -121,6 +129,10 @@ class Annotator(Method):
         self.temperature_, self.known_labels_ = 1.0, held.labels
         self.known_ = np.empty((0, len(taught.categories)), dtype=np.float32)
         if held.n_obs == 0:
+            warn(
+                "No type of the reference has enough cells to hold some out, so probabilities are not calibrated, and "
+                "there are no conformal sets and no novelty."
+            )
             return
         self.teach(taught, stage="calibration")
         logits = self.logits(held)
@@ -128,8 +140,8 @@ class Annotator(Method):
             self.temperature_ = temperature(logits, held.labels)
         self.known_ = softmax(logits / self.temperature_, axis=1).astype(np.float32)
         self._place(taught)
-        found = {"distance": self._distance(held), "entropy": _entropy(self.known_)}
-        self.usual_ = {name: float(np.quantile(values, USUAL)) for name, values in found.items()}
+        found = {"distance": self._distance(held), "entropy": _entropy(self.known_), "doubt": self.doubt(held)}
+        self.usual_ = {name: float(np.quantile(v, USUAL)) for name, v in found.items() if v is not None}
 
     def _told(self, labels: np.ndarray, n_types: int) -> dict[str, Any]:
         """What the run record and the card say of the reference and of the cells that were held out."""
@@ -157,16 +169,17 @@ class Annotator(Method):
             parts.append((self._distance(cells), self.usual_["distance"]))
         if self.detector != "distance":
             parts.append((_entropy(proba), self.usual_["entropy"]))
+            if "doubt" in self.usual_:
+                parts.append((self.doubt(cells), self.usual_["doubt"]))
         return np.mean([values / (values + max(usual, 1e-6)) for values, usual in parts], axis=0)
 
     # ------------------------------------------------------------------ how far a cell is from the reference
 
     def _place(self, cells: Cells) -> None:
         """Keep where the cells lie."""
-        moments = group_moments(cells.x, np.zeros(cells.n_obs, dtype=int), 1)
-        mean = moments.mean[0]
-        sd = np.sqrt(np.maximum(moments.square[0] / cells.n_obs - mean**2, 0))
-        self.gene_mean_, self.gene_sd_ = mean.astype(np.float32), np.where(sd > 1e-6, sd, 1).astype(np.float32)
+        cells = cells.part(columns=self.near_genes_)
+        mean, sd = mean_and_sd(cells.x)
+        self.gene_mean_, self.gene_sd_ = mean.astype(np.float32), np.where(sd > 0, sd, 1).astype(np.float32)
         pca = PCA(COMPONENTS, random_state=self.random_state)
         pca.fit(lambda: self._standard(cells), (cells.n_obs, cells.n_vars))
         self.pca_mean_, self.components_ = pca.mean_, pca.components_
@@ -193,7 +206,7 @@ class Annotator(Method):
         from sklearn.neighbors import NearestNeighbors
 
         near = NearestNeighbors(n_neighbors=min(NEIGHBORS, len(self.landmarks_))).fit(self.landmarks_)
-        return near.kneighbors(self._direction(cells))[0].mean(axis=1).astype(np.float32)
+        return near.kneighbors(self._direction(cells.part(columns=self.near_genes_)))[0].mean(axis=1).astype(np.float32)
 
     # ------------------------------------------------------------------ why
 
@@ -224,10 +237,7 @@ def _entropy(proba: np.ndarray) -> np.ndarray:
 
 def _correlation(proba: np.ndarray, cells: Cells) -> np.ndarray:
     """Correlation of each gene with the probability of each type, (n_types, n_vars); 0 where either is constant."""
-    moments = group_moments(cells.x, np.zeros(cells.n_obs, dtype=int), 1)
-    n, mean = cells.n_obs, moments.mean[0]
-    sd = np.sqrt(np.maximum(moments.square[0] / n - mean**2, 0))
     off = proba - proba.mean(axis=0)
-    together = sum(off[here].T @ block for here, block in blocks(cells.x)) / n
-    scale = np.outer(off.std(axis=0), sd)
+    together = sum(off[here].T @ block for here, block in blocks(cells.x)) / cells.n_obs
+    scale = np.outer(off.std(axis=0), mean_and_sd(cells.x)[1])
     return np.divide(together, scale, out=np.zeros_like(scale), where=scale > 1e-12)

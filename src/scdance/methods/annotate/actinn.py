@@ -12,12 +12,11 @@ from torch.nn.functional import cross_entropy
 from scdance._checks import InputError
 from scdance._core.cells import Cells
 from scdance.nn import Dense
-from scdance.pp import group_moments
+from scdance.pp import mean_and_sd
 from scdance.train import Batch, Batches, TorchMethod, Train
 
 from ._annotator import Annotator
 
-CONSTANT = 1e-6  # standard deviation below which a gene says nothing
 CLIP = 10.0  # standard deviations
 EVERY = 1000  # steps after which the learning rate falls
 PAPER = {"n_top_genes": None, "scale": "log2", "trim": 1.0, "decay": 0.95, "lr": 1e-4, "epochs": 50}
@@ -112,12 +111,10 @@ class ACTINN(Annotator, TorchMethod):
 
     def _describe(self, cells: Cells) -> None:
         """Choose the genes that enter the network, and note their mean and standard deviation."""
-        moments = group_moments(cells.x, np.zeros(cells.n_obs, dtype=int), 1)
-        mean = moments.mean[0]
-        sd = np.sqrt(np.maximum(moments.square[0] / cells.n_obs - mean**2, 0))
+        mean, sd = mean_and_sd(cells.x)
         self.used_ = np.arange(cells.n_vars) if self.trim is None else _trimmed(mean, sd, self.trim)
         self.mean_ = mean[self.used_].astype(np.float32)
-        self.sd_ = np.where(sd > CONSTANT, sd, np.inf)[self.used_].astype(np.float32)
+        self.sd_ = np.where(sd > 0, sd, np.inf)[self.used_].astype(np.float32)
 
     def _input(self, x: Tensor, missing: Tensor | None = None) -> Tensor:
         """What the network sees of log-normalised expression; a gene that is missing has its mean."""

@@ -10,11 +10,9 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from scdance._core.cells import Cells
-from scdance.pp import group_moments
+from scdance.pp import mean_and_sd
 
 from ._annotator import Annotator
-
-CONSTANT = 1e-6  # standard deviation below which a gene takes no part
 
 
 class CellTypist(Annotator):
@@ -61,7 +59,8 @@ class CellTypist(Annotator):
     presets = {"paper": {"n_top_genes": None, "max_iter": 1000}, "dance": {"n_top_genes": None}}
 
     def teach(self, cells: Cells, *, stage: str) -> None:
-        self.mean_, self.sd_ = _moments(cells)
+        self.mean_, sd = mean_and_sd(cells.x)
+        self.sd_ = np.where(sd > 0, sd, np.inf)  # a gene that does not vary is silent
         x = self._clipped(cells)
         y = np.equal.outer(cells.labels, np.arange(len(cells.categories))).astype(np.float64)
         weight = np.ones(cells.n_obs)
@@ -94,14 +93,6 @@ class CellTypist(Annotator):
         x = cells.x.astype(np.float64)
         values = np.minimum(x.data / self.sd_[x.indices], (self.mean_ / self.sd_ + self.clip)[x.indices])
         return sp.csr_matrix((values, x.indices, x.indptr), shape=x.shape)
-
-
-def _moments(cells: Cells) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each gene; a gene that does not vary is divided by so much that it is silent."""
-    found = group_moments(cells.x, np.zeros(cells.n_obs, dtype=int), 1)
-    mean = found.mean[0]
-    sd = np.sqrt(np.maximum(found.square[0] / cells.n_obs - mean**2, 0))
-    return mean, np.where(sd > CONSTANT, sd, np.inf)
 
 
 def _one_against_rest(

@@ -97,6 +97,9 @@ class SingleCellNet(Annotator):
         even = np.full_like(shares, 1 / shares.shape[1])
         return np.log(np.divide(shares, total, out=even, where=total > 0) + FLOOR)
 
+    def doubt(self, cells: Cells) -> np.ndarray:
+        return self._shares(cells)[:, -1]
+
     def weights(self) -> np.ndarray:
         return self.correlations_
 

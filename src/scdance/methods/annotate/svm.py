@@ -6,11 +6,9 @@ import numpy as np
 from scipy import sparse as sp
 
 from scdance._core.cells import Cells
-from scdance.pp import group_moments
+from scdance.pp import mean_and_sd
 
 from ._annotator import Annotator
-
-CONSTANT = 1e-12  # variance below which a gene takes no part
 
 
 class SVM(Annotator):
@@ -52,9 +50,8 @@ class SVM(Annotator):
     def teach(self, cells: Cells, *, stage: str) -> None:
         from sklearn.svm import LinearSVC
 
-        found = group_moments(cells.x, np.zeros(cells.n_obs, dtype=int), 1)
-        variance = found.square[0] / cells.n_obs - found.mean[0] ** 2
-        self.scale_ = np.where(variance > CONSTANT, 1 / np.sqrt(np.maximum(variance, CONSTANT)), 0)
+        _, sd = mean_and_sd(cells.x)
+        self.scale_ = np.divide(1, sd, out=np.zeros_like(sd), where=sd > 0)
         weight = "balanced" if self.balanced else None
         machine = LinearSVC(C=self.C, class_weight=weight, random_state=self.random_state, max_iter=self.max_iter)
         machine.fit(self._scaled(cells), cells.labels)
