@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=int, default=1, help="threads of each (default 1)")
     bench.add_argument("--timeout", type=float, help="seconds after which a run counts as failed (default: never)")
     bench.add_argument("--datasets", nargs="+", metavar="NAME", help="these, in place of those of the plan")
+    bench.add_argument("--presets", action="store_true", help="the published presets in place of the plan's variants")
     bench.add_argument(
         "--measured", type=Path, metavar="FOLDER", help="also write measured_<task>.csv there, for `scdance methods`"
     )
@@ -291,6 +292,8 @@ def _reader(kinds: tuple[Any, ...]) -> Callable[[str], Any]:
         for kind in kinds:
             with suppress(ValueError):
                 return _as(kind, word)
+        if any(get_origin(kind) is Literal for kind in kinds):
+            return word  # the method says which words there are
         names = " or ".join("none" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds)
         msg = f"{word!r} is not {names}"
         raise argparse.ArgumentTypeError(msg)
@@ -309,7 +312,7 @@ def _as(kind: Any, word: str) -> Any:
     if get_origin(kind) is tuple:
         return tuple(_as(get_args(kind)[0], part) for part in word.split(",") if part)
     if get_origin(kind) is Literal:
-        return next((value for value in get_args(kind) if str(value) == word), word)
+        return get_args(kind)[[str(value) for value in get_args(kind)].index(word)]
     return word
 
 
@@ -417,10 +420,10 @@ def _bench(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
     _no_more(rest)
     tables = {}
-    for grid in bench.plan(args.plan):
+    for grid in bench.plan(args.plan, datasets=args.datasets, presets=args.presets):
         task = grid["task"]
         tables[task] = bench.run(
-            **{**grid, "datasets": args.datasets or grid["datasets"]},
+            **grid,
             seeds=range(args.seeds),
             out=args.out / f"{task}.csv",
             k=("known", "estimated"),

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from scdance import datasets, tl
+from scdance import datasets, metrics, tl
 from scdance._core import call, registry
 from scdance._core.knobs import knobs
+from scdance._core.task import TASKS
 from scdance.bench._cell import row_of, solve_cell
 from scdance.bench._controls import CONTROLS
 
@@ -53,6 +54,36 @@ def test_controls_frame_every_real_data_set(name: str):
     shuffled, true = (solve_cell(job(control, dataset=name)) for control in CONTROLS)
     assert abs(shuffled["ari"]) < 0.01
     assert true["ari"] == 1
+
+
+@pytest.fixture
+def annotation() -> dict[str, Any]:
+    return {"task": "annotate", "dataset": "lung_lines_demo", "seed": 0, "pick": False, "knobs": {}}
+
+
+def test_the_truth_scores_the_best_of_every_metric_of_annotation(annotation: dict[str, Any]):
+    true, floor = (solve_cell(annotation | {"method": method}) for method in ("the truth", "majority"))
+    for name in TASKS["annotate"].metrics:
+        metric = metrics.get(name)
+        best = metric.range[1] if metric.higher_is_better else metric.range[0]
+        assert true[name] == pytest.approx(best, abs=1e-9), name
+        assert abs(floor[name] - best) > 0.1, name
+    assert (true["n_clusters"], floor["n_clusters"]) == (3, 1)
+
+
+def test_shuffled_types_score_what_their_sizes_alone_give(annotation: dict[str, Any]):
+    row = solve_cell(annotation | {"method": "shuffled truth"})
+    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+        assert row[name] == pytest.approx(1 / 3, abs=0.08)  # the query has three lines of one size
+    assert row["ece"] == pytest.approx(1 - row["accuracy"]) and row["brier"] == pytest.approx(2 * row["ece"])
+
+
+def test_truth_that_is_missing_costs_the_truth_nothing():
+    truth = datasets.problem("annotate", "lung_lines_demo").truth
+    truth.iloc[:50] = None
+    slots = {name: value for _, name, value in CONTROLS["the truth"](TASKS["annotate"], truth, 0)}
+    assert metrics.accuracy(truth, slots["result"]) == 1
+    assert metrics.brier(truth, slots["result_proba"]) == metrics.ece(truth, slots["result_proba"]) == 0
 
 
 def test_shuffled_truth_differs_between_seeds_and_repeats_within():

@@ -63,3 +63,14 @@ def test_a_name_that_two_methods_give_is_refused(tmp_path: Path):
     (tmp_path / "golden.toml").write_text(TEXT.replace('"kmeans z-scored"', '"leiden"'))
     with pytest.raises(InputError, match="the variant 'leiden' to kmeans and leiden"):
         plan(tmp_path / "golden.toml")
+
+
+def test_presets_stand_in_place_of_the_variants_for_the_data_they_are_meant_for(tmp_path):
+    path = tmp_path / "golden.toml"
+    path.write_text("[cluster.scdeepcluster]\n[cluster.scdeepcluster.real.worm_neuron]\n[cluster.kmeans]\n"
+                    "[cluster.kmeans.real.worm_neuron]\n")  # fmt: skip
+    (grid,) = plan(path, presets=True)
+    names = ["scdeepcluster paper", "scdeepcluster dance", "scdeepcluster worm_neuron"]
+    assert grid["methods"] == {name: dict(zip(("method", "preset"), name.split(), strict=True)) for name in names}
+    (other,) = plan(path, presets=True, datasets=["pbmc_demo"])
+    assert [each["preset"] for each in other["methods"].values()] == ["paper", "dance", "10x_pbmc"]

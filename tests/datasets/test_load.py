@@ -372,3 +372,66 @@ def test_what_offline_asks_for_works(remote, monkeypatch):
     remote["cached"].parent.mkdir(parents=True)
     remote["cached"].write_bytes(remote["original"].read_bytes())
     np.testing.assert_array_equal(datasets.load("toy").X.toarray(), COUNTS)
+
+
+# Problems of annotation: reference and query
+
+
+@pytest.fixture
+def by_chance(monkeypatch):
+    """A data set that is cut at random: pbmc_demo under the terms of an entry with a share."""
+    entry = {**datasets.info("pbmc_demo"), "tasks": ["annotate"], "split": {"share": 0.7}}
+    monkeypatch.setattr(datasets._problem, "info", lambda name: entry)
+    monkeypatch.setattr(datasets._problem, "names", lambda task: ["pbmc_demo"])
+    return lambda seed: datasets.problem("annotate", "pbmc_demo", random_state=seed)
+
+
+def test_the_reference_and_the_query_have_no_cell_in_common_and_no_batch():
+    given = datasets.problem("annotate", "lung_lines_demo")
+    ref, whole = given.arguments["ref"], datasets.load("lung_lines_demo")
+    assert not set(ref.obs_names) & set(given.data.obs_names)
+    assert {*ref.obs_names, *given.data.obs_names} == set(whole.obs_names)
+    batches = [set(whole.obs["batch"][part.obs_names]) for part in (ref, given.data)]
+    assert batches[0] == set(datasets.info("lung_lines_demo")["split"]["ref"]) and not batches[0] & batches[1]
+
+
+def test_the_query_holds_no_truth_and_nothing_else_that_may_tell_it():
+    given = datasets.problem("annotate", "lung_lines_demo")
+    ref, whole = given.arguments["ref"], datasets.load("lung_lines_demo")
+    for part in (given.data, ref):
+        assert not part.uns and not part.obsm and not part.obsp and part.raw is None and not part.is_view
+        np.testing.assert_array_equal(part.X.toarray(), whole[part.obs_names].X.toarray())
+    assert list(given.data.obs) == [] and list(ref.obs) == [given.arguments["labels_key"]] == ["cell_type"]
+    assert given.truth.index.equals(given.data.obs_names)
+    assert (given.truth.astype(str) == whole.obs["cell_type"][given.data.obs_names].astype(str)).all()
+    assert (ref.obs["cell_type"].astype(str) == whole.obs["cell_type"][ref.obs_names].astype(str)).all()
+
+
+def test_a_random_split_is_decided_by_its_seed(by_chance):
+    one, again, other = (by_chance(seed) for seed in (0, 0, 1))
+    assert list(one.data.obs_names) == list(again.data.obs_names) != list(other.data.obs_names)
+    assert one.truth.equals(again.truth)
+    for given in (one, other):
+        ref = given.arguments["ref"]
+        assert (ref.n_obs, given.data.n_obs) == (560, 240)
+        assert not set(ref.obs_names) & set(given.data.obs_names)
+
+
+def test_a_split_by_a_column_does_not_depend_on_the_seed():
+    one, other = (datasets.problem("annotate", "lung_lines_demo", random_state=seed) for seed in (0, 1))
+    assert list(one.data.obs_names) == list(other.data.obs_names)
+
+
+def test_cells_of_other_values_are_left_out_of_both_parts():
+    whole = datasets.load("pbmc_demo")
+    whole.obs["kit"] = np.where(np.arange(800) % 4 == 0, "bad", "good")
+    whole.obs["half"] = np.where(np.arange(800) < 500, "one", "two")
+    parts = datasets._problem._split(whole, {"only": {"kit": ["good"]}, "key": "half", "ref": ["one"]}, 0)
+    assert [part.n_obs for part in parts] == [375, 225]
+    assert all((part.obs["kit"] == "good").all() for part in parts)
+
+
+def test_every_split_names_columns_or_a_share():
+    for name in datasets.names("annotate"):
+        split = datasets.info(name)["split"]
+        assert set(split) - {"only"} in ({"share"}, {"key", "ref"})

@@ -11,23 +11,27 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import LinearSVC
+from sklearn.utils.class_weight import compute_sample_weight
 
 import scdance as sd
 from scdance._checks import InputError
 from scdance._core.read import read_roles
 from scdance._core.run import make, solve
 from scdance._core.task import TASKS
+from scdance.methods.annotate._annotator import NEW
 
 METHODS = ("celltypist", "svm", "knn", "majority")
 each = pytest.mark.parametrize("method", METHODS)
 learning = pytest.mark.parametrize("method", METHODS[:3])
-PARTS = ("labels", "proba", "score", "novelty", "sets")
 
 
 @pytest.fixture(scope="module")
 def parts():
     adata = sd.datasets.toy_clusters(n_obs=420, n_vars=120, k=4, n_de=15, lfc=1.0, depth=800)
     return adata[:280].copy(), adata[280:].copy()
+
+
+FLOOR = {"knn": 0.8, "majority": 0.5}  # accuracy on the toy data that the floors reach
 
 
 def fitted(ref, method, **knobs):
@@ -76,20 +80,16 @@ def test_celltypist_is_the_logistic_regression_of_scikit_learn(parts, balanced):
     model = fitted(ref, "celltypist", balanced=balanced, n_top_genes=None, level=None)
     x, new = dense(ref, query)
     y = ref.obs["cell_type"].astype(str).to_numpy()
-    weight = "balanced" if balanced else None
-    names, first = np.unique(y), []
-    if balanced:  # weights by all types, not by one against the rest, are what a call means
-        of = len(y) / (len(names) * pd.Series(y).map(pd.Series(y).value_counts()).to_numpy())
-        machines = [LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit(x, y == name, of) for name in names]
+    names = np.unique(y)
+    if balanced:  # each type counts the same, in the regressions of the others too
+        weight = compute_sample_weight("balanced", y)
+        machines = [LogisticRegression(tol=1e-8, max_iter=5000).fit(x, y == name, weight) for name in names]
     else:
-        whole = OneVsRestClassifier(LogisticRegression(C=1.0, tol=1e-8, max_iter=5000, class_weight=weight)).fit(x, y)
-        machines = whole.estimators_
-    first = np.vstack([machine.coef_[0] for machine in machines])
+        machines = OneVsRestClassifier(LogisticRegression(C=1.0, tol=1e-8, max_iter=5000)).fit(x, y).estimators_
+    coef = np.vstack([machine.coef_[0] for machine in machines])
     score = np.column_stack([machine.decision_function(new) for machine in machines])
-    coef = np.empty_like(model.coef_)
-    coef[model.genes_.argsort()] = model.coef_
     assert model.categories_ == names.tolist() and len(model.genes_) == ref.n_vars
-    assert np.corrcoef(model.coef_.T.ravel(), first[:, model.genes_].ravel())[0, 1] > 0.999
+    assert np.corrcoef(model.coef_.T.ravel(), coef.ravel())[0, 1] > 0.999
     found = model.logits(roles_of(model, query)["cells"].part(columns=model.genes_))
     assert (found.argmax(axis=1) == score.argmax(axis=1)).mean() >= 0.999
     assert np.abs(found - score).max() < 0.05 * score.std()
@@ -169,7 +169,7 @@ def test_labels_stand_where_a_tenth_of_the_genes_is_missing(parts, models, metho
     keep = np.random.default_rng(0).random(query.n_vars) > 0.1
     with pytest.warns(UserWarning, match="genes of the model are not in the object"):
         found = answer(models[method], query[:, keep].copy())
-    assert (found["labels"] == answer(models[method], query)["labels"]).mean() > 0.9
+    assert (found["labels"] == answer(models[method], query)["labels"]).mean() > 0.8
 
 
 def test_a_gene_that_is_missing_counts_as_the_mean_of_the_reference(parts, models):
@@ -202,7 +202,7 @@ def test_nothing_is_learnt_from_the_query(parts, method):
 def test_types_are_found_and_probabilities_are_shares(parts, models, method):
     found = answer(models[method], parts[1])
     truth = parts[1].obs["cell_type"].cat.codes.to_numpy()
-    assert (found["labels"] == truth).mean() > 0.9
+    assert (found["labels"] == truth).mean() > FLOOR.get(method, 0.9)
     np.testing.assert_allclose(found["proba"].sum(axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(found["score"], found["proba"].max(axis=1))
     assert found["sets"][np.arange(len(truth)), truth].mean() > 0.8
@@ -237,7 +237,7 @@ def test_a_number_rejects_the_improbable(parts, models, method):
 def test_auto_rejects_the_new(parts, models, method):
     all_of_them = answer(models[method], parts[1])
     found = answer(fitted(parts[0], method, reject="auto"), parts[1])
-    expected = np.where(all_of_them["novelty"] > 0.99, 4, all_of_them["labels"])
+    expected = np.where(all_of_them["novelty"] > NEW, 4, all_of_them["labels"])
     np.testing.assert_array_equal(found["labels"], expected)
 
 
@@ -266,7 +266,7 @@ def test_other_words_and_numbers_are_refused(parts, wrong):
 
 @each
 def test_where_nothing_can_be_held_out_there_are_no_sets_and_no_novelty(parts, method):
-    ref = only(parts[0], type0=4, type1=4, type2=4, type3=4)
+    ref = only(parts[0], type1=4, type2=4, type3=4, type4=4)
     with pytest.warns(UserWarning, match="not calibrated"):
         model = fitted(ref, method)
     assert model.temperature_ == 1
@@ -285,18 +285,31 @@ def test_level_none_gives_no_sets(parts):
 @learning
 def test_a_type_that_the_reference_lacks_looks_new(method, detector):
     adata = sd.datasets.toy_clusters(n_obs=500, n_vars=200, k=5, n_de=25)
-    ref = adata[:300][adata.obs["cell_type"][:300] != "type1"].copy()
+    ref = adata[:300][adata.obs["cell_type"][:300] != "type2"].copy()
     query = adata[300:].copy()
     sd.tl.annotate(query, ref, method=method, labels_key="cell_type", detector=detector)
     proba, novelty = query.obsm[f"{method}_proba"], query.obs[f"{method}_novelty"]
-    assert list(proba) == ["type0", "type2", "type3", "type4"]
+    assert list(proba) == ["type1", "type3", "type4", "type5"]
     assert sd.metrics.novelty_auroc(query.obs["cell_type"], proba, novelty) > (0.9 if detector != "entropy" else 0.7)
 
 
-def test_few_cells_of_the_types_of_the_reference_look_new(parts, models):
-    found = answer(models["celltypist"], parts[1])
-    assert (found["novelty"] > 0.99).mean() < 0.06
-    assert 0.3 < np.median(found["novelty"]) < 0.75
+@pytest.mark.parametrize("detector", ["both", "distance", "entropy"])
+def test_few_cells_of_the_types_of_the_reference_look_new(parts, detector):
+    found = answer(fitted(parts[0], "celltypist", detector=detector), parts[1])
+    assert (found["novelty"] > NEW).mean() < 0.06
+    assert found["novelty"].min() >= 0 and found["novelty"].max() < 1
+
+
+def test_sets_cover_the_share_that_was_asked_for():
+    adata = sd.datasets.toy_clusters(n_obs=1600, n_vars=80, k=3, n_de=6, lfc=0.7, depth=250)
+    ref, query = adata[:800].copy(), adata[800:].copy()
+    truth = query.obs["cell_type"].cat.codes.to_numpy()
+    for level in (0.1, 0.3):
+        found = answer(fitted(ref, "celltypist", level=level), query)
+        hit = found["sets"][np.arange(800), truth]
+        for code in range(3):  # about 50 cells of each type were held out
+            assert abs(hit[truth == code].mean() - (1 - level)) < 4 * np.sqrt(level * (1 - level) / 45)
+        assert (found["labels"] == truth).mean() < 0.95
 
 
 # References of few cells and types
@@ -304,35 +317,35 @@ def test_few_cells_of_the_types_of_the_reference_look_new(parts, models):
 
 @learning
 def test_a_type_of_one_cell_is_learnt_and_takes_no_others(parts, method):
-    ref = only(parts[0], type2=1)
+    ref = only(parts[0], type3=1)
     with pytest.warns(UserWarning, match="fewer than"):
         model = fitted(ref, method)
-    assert model.categories_ == ["type0", "type1", "type2", "type3"]
-    assert model.card["types"]["type2"] == 1
-    query = parts[1][(parts[1].obs["cell_type"] != "type2").to_numpy()].copy()
+    assert model.categories_ == ["type1", "type2", "type3", "type4"]
+    assert model.card["types"]["type3"] == 1
+    query = parts[1][(parts[1].obs["cell_type"] != "type3").to_numpy()].copy()
     found = answer(model, query)
-    truth = query.obs["cell_type"].map({f"type{i}": i for i in range(4)}).to_numpy().astype(int)
-    assert (found["labels"] == truth).mean() > 0.9
+    truth = query.obs["cell_type"].map({f"type{i + 1}": i for i in range(4)}).to_numpy().astype(int)
+    assert (found["labels"] == truth).mean() > FLOOR.get(method, 0.9)
     assert np.isfinite(found["proba"]).all() and (found["labels"] == 2).mean() < 0.1
 
 
 @each
 def test_two_types_are_told_apart(parts, method):
-    ref, query = (part[part.obs["cell_type"].isin(["type0", "type3"]).to_numpy()].copy() for part in parts)
+    ref, query = (part[part.obs["cell_type"].isin(["type1", "type4"]).to_numpy()].copy() for part in parts)
     found = answer(fitted(ref, method), query)
     assert found["proba"].shape == (query.n_obs, 2)
-    truth = (query.obs["cell_type"].astype(str) == "type3").to_numpy().astype(int)
-    assert (found["labels"] == truth).mean() > (0.95 if method != "majority" else 0.5)
+    truth = (query.obs["cell_type"].astype(str) == "type4").to_numpy().astype(int)
+    assert (found["labels"] == truth).mean() > FLOOR.get(method, 0.95)
 
 
 @pytest.mark.parametrize("method", ["celltypist", "svm"])
 def test_equal_weights_help_a_rare_type(method):
     adata = sd.datasets.toy_clusters(n_obs=900, n_vars=100, k=3, n_de=6, lfc=0.8, depth=300)
-    ref, query = only(adata[:500].copy(), type2=6), adata[500:].copy()
+    ref, query = only(adata[:500].copy(), type3=6), adata[500:].copy()
     recall = {}
     for balanced in (False, True):
         model = fitted(ref, method, balanced=balanced)
-        recall[balanced] = (answer(model, query)["labels"] == 2)[(query.obs["cell_type"] == "type2").to_numpy()].mean()
+        recall[balanced] = (answer(model, query)["labels"] == 2)[(query.obs["cell_type"] == "type3").to_numpy()].mean()
     assert recall[True] > recall[False]
 
 
@@ -363,7 +376,9 @@ def test_genes_are_as_many_as_asked_for_and_those_that_tell_types_apart(parts):
 @learning
 def test_markers_of_a_type_are_genes_that_were_raised_in_it(parts, models, method):
     told = pd.DataFrame(models[method].notes_["markers"])
-    raised = pd.DataFrame(parts[0].varm["lfc"] > 0, index=parts[0].var_names, columns=[f"type{i}" for i in range(4)])
+    raised = pd.DataFrame(
+        parts[0].varm["lfc"] > 0, index=parts[0].var_names, columns=[f"type{i + 1}" for i in range(4)]
+    )
     top = told[told["rank"] <= 5]
     assert np.mean([raised.loc[gene, name] for name, gene in zip(top["type"], top["gene"], strict=True)]) > 0.8
     assert told.groupby("type")["weight"].apply(lambda weights: weights.is_monotonic_decreasing).all()

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 from sklearn.feature_selection import f_classif
 
 from scdance import pp
-from scdance.pp import _groups, canonical, group_moments, telling_genes
+from scdance.pp import _groups, canonical, group_moments, mean_and_sd, telling_genes
 
 
 @pytest.fixture
@@ -97,3 +97,17 @@ def test_a_gene_in_a_single_cell_varies():
 
 def test_without_a_gene_that_varies_none_is_chosen():
     assert len(telling_genes(group_moments(canonical(np.ones((4, 3))), np.array([0, 0, 1, 1]), 2), 2)) == 0
+
+
+def test_mean_and_deviation_over_all_cells_are_those_of_numpy(cells):
+    dense = cells[0].toarray().astype(float)
+    dense[:, 4] = 9.21
+    mean, sd = mean_and_sd(canonical(dense))
+    np.testing.assert_allclose(mean, dense.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(np.delete(sd, 4), np.delete(dense.std(axis=0), 4), rtol=1e-6)
+    assert sd[4] == 0
+
+
+def test_a_gene_in_one_of_many_cells_has_a_deviation():
+    x = sp.csr_matrix(([1.0], ([7], [0])), shape=(100_000, 1), dtype=np.float32)
+    assert mean_and_sd(x)[1][0] == pytest.approx(np.sqrt(1e-5 * (1 - 1e-5)))

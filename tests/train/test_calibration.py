@@ -1,11 +1,11 @@
-"""Temperatures, conformal sets and shares against searches, simulations and counts by hand."""
+"""Held-out cells, temperatures and conformal sets against searches, simulations and counts by hand."""
 
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 from scipy.stats import binom
 
-from scdance.train import conformal_sets, hold_out, share_below, temperature
+from scdance.train import conformal_sets, hold_out, temperature
 
 
 @pytest.fixture
@@ -152,17 +152,3 @@ def test_the_order_of_the_known_cells_does_not_matter(rng):
     order = rng.permutation(200)
     one = conformal_sets(proba[200:], proba[:200], codes[:200], 0.1)
     np.testing.assert_array_equal(one, conformal_sets(proba[200:], proba[order], codes[order], 0.1))
-
-
-# share_below
-
-
-def test_shares_are_means_of_comparisons(rng):
-    known, values = np.sort(rng.integers(0, 10, 40)).astype(float), np.linspace(-1, 11, 25)
-    found = share_below(values, known)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, [(known < value).mean() for value in values], rtol=1e-6)
-
-
-def test_with_nothing_to_compare_with_the_share_is_0():
-    assert share_below(np.array([1.0]), np.empty(0)).tolist() == [0]

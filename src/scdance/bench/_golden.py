@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from scdance._checks import InputError
+from scdance._core import registry
+from scdance.datasets import info
+
+GENERAL = ("paper", "dance")  # presets for any data
 
 
-def plan(path: str | Path) -> list[dict[str, Any]]:
+def plan(path: str | Path, *, datasets: Sequence[str] | None = None, presets: bool = False) -> list[dict[str, Any]]:
     """Read ``golden.toml`` as grids to run.
 
     Parameters
     ----------
     path
         The file.
+    datasets
+        Names of data sets to run on; None: those of the file.
+    presets
+        Run the published presets of the methods in place of their variants: that of the paper, DANCE's, and the one
+        for the data set.
 
     Returns
     -------
@@ -46,7 +56,23 @@ def plan(path: str | Path) -> list[dict[str, Any]]:
                     msg = f"{path} gives the variant {variant!r} to {both}; rename one."
                     raise InputError(msg)
                 variants[variant] = {"method": method, **knobs}
-    return [{"task": task, "methods": grid, "datasets": list(names)} for (task, names), grid in grids.items()]
+    plans = [
+        {"task": task, "methods": grid, "datasets": list(datasets or names)} for (task, names), grid in grids.items()
+    ]
+    return [each for grid in plans for each in _published(grid)] if presets else plans
+
+
+def _published(grid: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A grid for each data set, with the presets that are meant for all data or for this one."""
+    methods = dict.fromkeys(variant["method"] for variant in grid["methods"].values())
+    for dataset in grid["datasets"]:
+        wanted = [*GENERAL, info(dataset)["preset"]]
+        found = {name: [p for p in wanted if p in registry.get(grid["task"], name).presets] for name in methods}
+        variants = {
+            f"{name} {preset}": {"method": name, "preset": preset} for name, own in found.items() for preset in own
+        }
+        if variants:
+            yield {**grid, "methods": variants, "datasets": [dataset]}
 
 
 def _parsed(path: Path) -> dict[str, dict[str, dict[str, Any]]]:

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-SCORES = ("score", "novelty", "disagreement")
+SCORES = {  # and what stands below their panels
+    "score": "probability of the type",
+    "novelty": "how unlike the reference",
+    "disagreement": "share that says another type",
+}
+CHARACTER = 0.085  # inches that a letter of a name takes
 DOTS, SPREAD = 400, 0.3  # cells of a type that are drawn, and how far they are spread
 
 
@@ -74,7 +79,9 @@ def annotation_scores(
     order = in_order(parts.categories)
     order = [i for i in order if (parts.codes == i).any()]
     unknown = np.asarray(given.astype(str)) == ANNOTATE.gives["labels"].beyond
-    _, panels = axes(ax, 1, len(there), (3.6, 1.0 + 0.28 * len(order)))
+    names = [f"{parts.categories[code]} ({int((parts.codes == code).sum())})" for code in order]
+    beside = CHARACTER * max(map(len, names), default=0)
+    _, panels = axes(ax, 1, len(there), (2.6 + beside / len(there), 1.0 + 0.28 * len(order)))
     rng = np.random.default_rng(0)  # of the places of the dots only
     for panel, part in zip(panels[0], there, strict=True):
         values = adata.obs[f"{key}_{part}"].to_numpy(dtype=float)
@@ -85,9 +92,8 @@ def annotation_scores(
             color = np.where(unknown[shown], GREY, "tab:blue")
             panel.scatter(values[shown], heights, s=3, c=color, linewidths=0, rasterized=True)
             panel.plot([np.median(values[rows])] * 2, [place - 0.4, place + 0.4], color="black", linewidth=1.5)
-        names = [f"{parts.categories[code]} ({int((parts.codes == code).sum())})" for code in order]
         panel.set_yticks(range(len(order)), names if panel is panels[0, 0] else [""] * len(order))
-        panel.set(xlim=(-0.02, 1.02), xlabel=ANNOTATE.gives[part].text.split(",")[0])
+        panel.set(xlim=(-0.02, 1.02), xlabel=SCORES[part])
         panel.invert_yaxis()
         panel.tick_params(axis="y", length=0)
         for side in ("top", "right"):

@@ -49,7 +49,7 @@ def calibration(
     MissingKeyError
         If a column or the probabilities are not in the object; the message says what is.
     InputError
-        If `n_bins` is below 1, or no truth is known.
+        If `n_bins` is below 1, `keys` is empty, or no truth is known.
 
     Examples
     --------
@@ -62,13 +62,17 @@ def calibration(
     if n_bins < 1:
         msg = f"n_bins is {n_bins!r}, but must be at least 1."
         raise InputError(msg)
+    keys = [keys] if isinstance(keys, str) else list(keys)
+    if not keys:
+        msg = "`keys` names no run; pass the `key_added` of one, or the name of its method."
+        raise InputError(msg)
     known = groups(adata, truth, what="known types")
     rows = np.flatnonzero(known.codes >= 0)
     if len(rows) == 0:
         msg = f"`adata.obs[{truth!r}]` has no value for any cell. Pass the column with the known types as `truth=`."
         raise InputError(msg)
     true = known.astype(str)[rows]
-    drawn = {key: probabilities(adata, key).iloc[rows] for key in ([keys] if isinstance(keys, str) else keys)}
+    drawn = {key: probabilities(adata, key).iloc[rows] for key in keys}
     ax = single(ax, (4.2, 4.0))
     ax.plot([0, 1], [0, 1], color=GREY, zorder=0)
     for key, proba in drawn.items():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
+CHARACTER = 0.085  # inches that a letter of a name takes
 MOST_COLORS = 0.98  # quantile of the weights at which the colours end
 
 
@@ -63,7 +64,8 @@ def markers(adata: AnnData, key: str, *, n_genes: int = 3, ax: Axes | None = Non
     types = list(dict.fromkeys(table["type"]))
     genes = list(dict.fromkeys(table.loc[table["rank"] <= n_genes, "gene"]))
     shown = table.pivot_table(index="type", columns="gene", values="weight").reindex(index=types, columns=genes)
-    ax = single(ax, (1.8 + 0.24 * len(genes), 1.4 + 0.26 * len(types)))
+    beside, below = (CHARACTER * max(map(len, names)) for names in (types, genes))
+    ax = single(ax, (1.6 + beside + 0.24 * len(genes), 0.6 + below + 0.26 * len(types)))
     top = max(float(np.nanquantile(shown.to_numpy(), MOST_COLORS)), 1e-12)
     image = ax.imshow(shown.to_numpy(), cmap="Blues", vmin=0, vmax=top, aspect="auto")
     ax.figure.colorbar(image, ax=ax, label="weight", shrink=0.8)
