@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scdance._checks import InputError, MissingKeyError, column, listed, one_of, whole_number
-from scdance.pp import canonical
+from scdance.pp import canonical, generator
 
-from ._toy import _generator, toy_clusters
+from ._toy import toy_clusters
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,7 +142,7 @@ def simulate_visium(
     if len(present) < 2:
         msg = f"drop_types leaves {len(present)} of {len(cells.types)} types; a mixture needs at least 2."
         raise InputError(msg)
-    rng = _generator(random_state)
+    rng = generator(random_state)
 
     proportions = np.zeros((len(spots.xy), len(cells.types)))
     logits = _field(pattern, spots.xy / spots.pitch, len(present), lengthscale, rng)
@@ -266,7 +266,7 @@ def simulate_pseudospots(
     ):
         if wrong:
             raise InputError(what)
-    rng = _generator(random_state)
+    rng = generator(random_state)
 
     sizes = rng.integers(fewest, most + 1, size=n)
     members = np.concatenate([_members(cells.codes, size, n_types, replace, rng) for size in sizes])
@@ -357,7 +357,7 @@ def split_reference(
     if len(sizes) < 2:
         msg = f"{'`ref`' if by is None else f'Column {by!r}'} has {len(sizes)} cells or groups; two parts need 2."
         raise InputError(msg)
-    order = _generator(random_state).permutation(len(sizes))
+    order = generator(random_state).permutation(len(sizes))
     share = np.cumsum(sizes[order])[:-1] / ref.n_obs  # of the first part, if it ends behind this group
     is_first = np.isin(group, order[: 1 + np.argmin(np.abs(share - fraction))])
     return ref[is_first].copy(), ref[~is_first].copy()
@@ -418,7 +418,7 @@ def toy_mixtures(
     """
     k, n_obs = whole_number(k, "k", least=2), whole_number(n_obs, "n_obs", least=2)
     n_ref = whole_number(n_ref, "n_ref", least=4 * k)
-    for_cells, for_spots = _generator(random_state).spawn(2)
+    for_cells, for_spots = generator(random_state).spawn(2)
     n_de = max(n_vars // (2 * k), 1)
     cells = toy_clusters(2 * n_ref, n_vars, k, n_de=n_de, lfc=lfc, depth=depth, random_state=for_cells)
     is_mixed = cells.obs.groupby("cell_type", observed=True).cumcount().to_numpy() % 2 == 0

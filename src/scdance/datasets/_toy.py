@@ -8,6 +8,7 @@ import numpy as np
 
 from scdance._checks import InputError
 from scdance._settings import unpulled
+from scdance.pp import generator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +86,7 @@ def toy_clusters(
     import scipy.sparse as sp
 
     _check(n_obs=n_obs, n_vars=n_vars, k=k, n_de=n_de, theta=theta, dropout=dropout, batches=batches)
-    rng = _generator(random_state)
+    rng = generator(random_state)
     base = rng.normal(0, GENE_SD, n_vars)
     change = np.zeros((n_vars, k), dtype=np.float32)
     for cluster in range(k):
@@ -180,7 +181,7 @@ def toy_pairs(
     if not 0 <= unpaired < 1:
         msg = f"unpaired is {unpaired}, but must be a share of the cells, from 0 to below 1."
         raise InputError(msg)
-    rng = _generator(random_state)
+    rng = generator(random_state)
     rna = toy_clusters(n_obs, n_genes, k, n_de=n_genes // 5, random_state=rng)
     del rna.varm["lfc"]
     log_mean = rng.normal(PROTEIN_MEAN, PROTEIN_SD, (k, n_proteins))[rna.obs["cell_type"].cat.codes]
@@ -197,13 +198,6 @@ def toy_pairs(
         mdata = mudata.MuData({"rna": rna[: n_obs - half].copy(), "prot": prot[half:].copy()})
     mdata.obs["cell_type"] = types.reindex(mdata.obs_names)
     return mdata
-
-
-def _generator(random_state: int | np.random.Generator | None) -> np.random.Generator:
-    """A generator of its own, also where the user gives one."""
-    if isinstance(random_state, np.random.Generator):
-        return random_state.spawn(1)[0]
-    return np.random.default_rng(random_state)
 
 
 def _check(n_obs: int, n_vars: int, k: int, n_de: int, theta: float, dropout: float, batches: int) -> None:

@@ -17,6 +17,7 @@ from ._pairs import pairs_from_labels as pairs_from_labels
 from ._pairs import pairs_from_markers as pairs_from_markers
 from ._pca import PCA as PCA
 from ._pca import project as project
+from ._random import generator as generator
 from ._recipe import FittedRecipe as FittedRecipe
 from ._recipe import Recipe as Recipe
 from ._rows import OnDisk as OnDisk

@@ -8,6 +8,8 @@ import numpy as np
 
 from scdance._checks import InputError, listed, warn, whole_number
 
+from ._random import generator
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -155,7 +157,7 @@ def pairs_from_labels(
     if len(known) < 2:
         msg = f"{len(known)} of {len(codes)} cells have a label, but a pair needs two."
         raise InputError(msg)
-    rng = _generator(random_state)
+    rng = generator(random_state)
     pairs = _drawn(known, n_pairs, len(codes), rng)
     same = (codes[pairs[:, 0]] == codes[pairs[:, 1]]) ^ (rng.random(len(pairs)) < wrong)
     return pairs[same], pairs[~same]
@@ -292,7 +294,7 @@ def pairs_from_embedding(
     if not np.isfinite(z).all():
         msg = f"z has {int((~np.isfinite(z)).sum())} values that are NaN or infinite."
         raise InputError(msg)
-    rng = _generator(random_state)
+    rng = generator(random_state)
     wanted = int(np.ceil(n_pairs / 2 / min(near, 1 - far)))
     pairs = _drawn(np.arange(len(z)), wanted, len(z), rng)
     distance = np.linalg.norm(z[pairs[:, 0]] - z[pairs[:, 1]], axis=1)
@@ -300,10 +302,3 @@ def pairs_from_embedding(
     must, cannot = pairs[distance <= low], pairs[distance >= high]
     half = (n_pairs + 1) // 2
     return must[np.sort(rng.permutation(len(must))[:half])], cannot[np.sort(rng.permutation(len(cannot))[:half])]
-
-
-def _generator(random_state: int | np.random.Generator | None) -> np.random.Generator:
-    """A generator of its own, also where the user gives one."""
-    if isinstance(random_state, np.random.Generator):
-        return random_state.spawn(1)[0]
-    return np.random.default_rng(random_state)
