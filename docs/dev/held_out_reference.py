@@ -20,7 +20,7 @@ SETS = ("baron_mouse_1_to_2", "baron_mouse_2_to_1", "worm_neuron", "lung_lines")
 METHODS = ("knn", "svm", "celltypist", "singlecellnet", "actinn", "scdeepsort")
 SCORES = ("accuracy", "macro_f1", "ece", "brier", "set_coverage")
 COLUMNS = ("dataset", "method", "split", "n_cells", *SCORES, "set_size")
-SPLITS, SHARE = 5, 0.2
+SPLITS, SHARE = 3, 0.2
 
 
 def row(ref: AnnData, key: str, method: str, split: int) -> dict[str, object]:

@@ -99,6 +99,9 @@ class Method:
             cls.name = cls.__name__.lower()  # a subclass of a method of ours is another method
         dataclass(kw_only=True, eq=False)(cls)
 
+    def check(self) -> None:
+        """Refuse knobs that do not go together, and say what package they need, before anything is read."""
+
     def fit(self, **roles: Any) -> Self:
         """Learn from the cells of each role."""
         raise NotImplementedError

@@ -66,7 +66,9 @@ def make(
         msg = f"{cls.name} has no preset {preset!r}; it has {listed(cls.presets)}.{nearest(preset, cls.presets)}"
         raise InputError(msg)
     chosen = {**cls.presets.get(preset or "", {}), **params}
-    return build(cls, {**chosen, "random_state": seed_of(random_state), "device": device})
+    model: Method = build(cls, {**chosen, "random_state": seed_of(random_state), "device": device})
+    model.check()
+    return model
 
 
 def _given(
@@ -89,6 +91,7 @@ def _given(
         raise InputError(msg)
     # the constructor only stores, so what it was given is looked at here
     build(type(method), {**values_of(method), "random_state": method.random_state, "device": method.device})
+    method.check()
     new = copy.copy(method)
     if device != "auto":
         new.device = device

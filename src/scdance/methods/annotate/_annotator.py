@@ -60,6 +60,15 @@ class Annotator(Method):
     skips_missing = True
     recipe = Recipe(filter_genes={"min_counts": 1}, normalize_total={"target": 1e4}, log1p={})
 
+    def check(self) -> None:
+        super().check()
+        if self.n_top_genes is not None:
+            whole_number(self.n_top_genes, "n_top_genes", least=1)
+        for value, name in ((self.level, "level"), (None if self.reject == "auto" else self.reject, "reject")):
+            if value is not None and not 0 < value < 1:
+                msg = f"{name}={value!r}, but it must lie between 0 and 1, as in {name}=0.1; None switches it off."
+                raise InputError(msg)
+
     def teach(self, cells: Cells, *, stage: str) -> None:
         """Learn the types of `cells`, from nothing; `stage` is "calibration" or "training"."""
         raise NotImplementedError
@@ -77,7 +86,6 @@ class Annotator(Method):
         return None
 
     def fit(self, *, ref: Cells) -> Self:
-        self._check()
         n_types = len(ref.categories)
         moments = group_moments(ref.x, ref.labels, n_types)
         self.genes_ = telling_genes(moments, self.n_top_genes)
@@ -115,14 +123,6 @@ class Annotator(Method):
             unknown = result["score"] < self.reject
         result["labels"] = np.where(unknown, proba.shape[1], result["labels"])
         return result
-
-    def _check(self) -> None:
-        if self.n_top_genes is not None:
-            whole_number(self.n_top_genes, "n_top_genes", least=1)
-        for value, name in ((self.level, "level"), (None if self.reject == "auto" else self.reject, "reject")):
-            if value is not None and not 0 < value < 1:
-                msg = f"{name}={value!r}, but it must lie between 0 and 1, as in {name}=0.1; None switches it off."
-                raise InputError(msg)
 
     def _calibrate(self, taught: Cells, held: Cells) -> None:
         """Find the temperature, and keep what is known of the cells that are held out."""

@@ -70,6 +70,18 @@ class ACTINN(Annotator, TorchMethod):
     cite = "Ma2020"
     presets = {"paper": PAPER, "dance": {**PAPER, "hidden": (2000,), "trim": None, "scale": "ln"}}
 
+    def check(self) -> None:
+        super().check()
+        ranges = {
+            "l2": (self.l2 >= 0, "at least 0"),
+            "decay": (0 < self.decay <= 1, "above 0 and at most 1"),
+            "trim": (self.trim is None or 0 <= self.trim < 50, "None, or at least 0 and below 50"),
+        }
+        for name, (fits, wanted) in ranges.items():
+            if not fits:
+                msg = f"{name}={getattr(self, name)!r}, but it must be {wanted}."
+                raise InputError(msg)
+
     def net(self) -> nn.Module:
         net = Dense([len(self.used_), *self.hidden, self.n_types_], last="none")
         for layer in _linear(net):
@@ -78,7 +90,6 @@ class ACTINN(Annotator, TorchMethod):
         return net
 
     def teach(self, cells: Cells, *, stage: str) -> None:
-        self._check_knobs()
         self.n_types_ = len(cells.categories)
         self._describe(cells)
         self.net_ = self.net().to(self.target)
@@ -97,17 +108,6 @@ class ACTINN(Annotator, TorchMethod):
     def logits(self, cells: Cells) -> np.ndarray:
         missing = None if cells.present is None else torch.from_numpy(~cells.present[self.used_]).to(self.target)
         return self.map(lambda batch: self.net_(self._input(batch.x, missing)), cells)
-
-    def _check_knobs(self) -> None:
-        ranges = {
-            "l2": (self.l2 >= 0, "at least 0"),
-            "decay": (0 < self.decay <= 1, "above 0 and at most 1"),
-            "trim": (self.trim is None or 0 <= self.trim < 50, "None, or at least 0 and below 50"),
-        }
-        for name, (fits, wanted) in ranges.items():
-            if not fits:
-                msg = f"{name}={getattr(self, name)!r}, but it must be {wanted}."
-                raise InputError(msg)
 
     def _describe(self, cells: Cells) -> None:
         """Choose the genes that enter the network, and note their mean and standard deviation."""

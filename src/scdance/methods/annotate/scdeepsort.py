@@ -84,14 +84,17 @@ class ScDeepSort(Annotator, TorchMethod):
     skips_missing = False
     presets = {"paper": PAPER, "dance": {**PAPER, "exclude_rate": 0.0, "patience": None}}
 
-    def net(self) -> nn.Module:
-        return _Net(*self.gene_features_.shape, self.hidden, len(self.learnt_), self.dropout)
-
-    def teach(self, cells: Cells, *, stage: str) -> None:
+    def check(self) -> None:
+        super().check()
         for name in ("dropout", "exclude_rate"):
             if not 0 <= getattr(self, name) < 1:
                 msg = f"{name}={getattr(self, name)!r}, but it must be at least 0 and below 1."
                 raise InputError(msg)
+
+    def net(self) -> nn.Module:
+        return _Net(*self.gene_features_.shape, self.hidden, len(self.learnt_), self.dropout)
+
+    def teach(self, cells: Cells, *, stage: str) -> None:
         self.learnt_ = np.bincount(cells.labels, minlength=len(cells.categories)) > self.exclude_rate * cells.n_obs
         if self.learnt_.sum() < 2:
             msg = (

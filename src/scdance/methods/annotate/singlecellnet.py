@@ -65,11 +65,14 @@ class SingleCellNet(Annotator):
     skips_missing = False
     presets = {"paper": {**PAPER, "n_rand": 70}, "dance": PAPER}
 
-    def teach(self, cells: Cells, *, stage: str) -> None:
+    def check(self) -> None:
+        super().check()
         for name, least in (("n_type_genes", 1), ("n_type_pairs", 1), ("n_trees", 1), ("n_rand", 0)):
             if getattr(self, name) < least:
                 msg = f"{name}={getattr(self, name)!r}, but it must be at least {least}."
                 raise InputError(msg)
+
+    def teach(self, cells: Cells, *, stage: str) -> None:
         n_types = len(cells.categories)
         moments = group_moments(cells.x, cells.labels, n_types)
         self.correlations_ = np.nan_to_num(_correlations(moments)).astype(np.float32)

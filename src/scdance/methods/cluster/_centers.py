@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scdance._checks import package
 from scdance._core.method import Method
 from scdance.graph import Choice, by_size, choose_k
 
@@ -24,6 +25,11 @@ class ByCenters(Method):
 
     n_clusters: int | None = None
     k_method: Literal["leiden", "stability", "scgnn"] = "leiden"
+
+    def check(self) -> None:
+        super().check()
+        if self.n_clusters is None:
+            package("igraph", extra="leiden", why="Estimating the number of clusters (or pass `n_clusters=`)")
 
     def _chosen(self, z: np.ndarray) -> Choice | None:
         """The number of clusters in `z`, (n_obs, n_dims), with its partition; None where it is given."""

@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, dropout
 
+from scdance._checks import package
 from scdance._core.cells import Cells
 from scdance.graph import bipartite, by_size, fuzzy, kmeans, knn, leiden
 from scdance.pp import Recipe, blocks
@@ -106,6 +107,11 @@ class GraphSC(TorchMethod):
             select_genes={"n_top": self.n_top_genes, "flavor": "cell_ranger"},
             row_share={},
         )
+
+    def check(self) -> None:
+        super().check()
+        if self.n_clusters is None:
+            package("igraph", extra="leiden", why="Finding the number of clusters (or pass `n_clusters=`)")
 
     def net(self) -> nn.Module:
         n_components = self.gene_features_.shape[1]

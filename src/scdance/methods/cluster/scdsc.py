@@ -139,6 +139,18 @@ class ScDSC(ByCenters, TorchMethod):
             filter_genes={"min_counts": 3}, normalize_total={}, log1p={}, select_genes=chosen, center_scale={}
         )
 
+    def check(self) -> None:
+        super().check()
+        for wrong, msg in (
+            (not self.latent, "latent=() has no width; pass that of the latent space too, as in latent=(32,)."),
+            (not 0 <= self.sigma <= 1, f"sigma={self.sigma!r}, but it must lie between 0 (graph alone) and 1."),
+            (not self.alpha > 0, f"alpha={self.alpha!r}, but degrees of freedom must be above 0; 1 is usual."),
+            (self.training.batch_size < 2, "batch_size=1, but batch norm needs at least 2 cells."),
+            (self.pretraining.batch_size < 2, "pretrain_batch_size=1, but batch norm needs at least 2 cells."),
+        ):
+            if wrong:
+                raise InputError(msg)
+
     def net(self) -> nn.Module:
         widths = (self.n_vars_, *self.encoder, *self.latent)
         net = _Net(widths, len(self.encoder), self.likelihood, self.sigma)
@@ -147,7 +159,6 @@ class ScDSC(ByCenters, TorchMethod):
         return net
 
     def fit(self, *, cells: Cells) -> Self:
-        self._check()
         self.n_vars_ = cells.n_vars
         self.net_ = self.net().to(self.target)
         size = relative_depth(cells, self.target)
@@ -166,18 +177,6 @@ class ScDSC(ByCenters, TorchMethod):
 
     def predict(self, *, cells: Cells) -> dict[str, Any]:
         return _result(self.proba_, self.embedding_)
-
-    def _check(self) -> None:
-        """Refuse what the network cannot be built or trained with."""
-        for wrong, msg in (
-            (not self.latent, "latent=() has no width; pass that of the latent space too, as in latent=(32,)."),
-            (not 0 <= self.sigma <= 1, f"sigma={self.sigma!r}, but it must lie between 0 (graph alone) and 1."),
-            (not self.alpha > 0, f"alpha={self.alpha!r}, but degrees of freedom must be above 0; 1 is usual."),
-            (self.training.batch_size < 2, "batch_size=1, but batch norm needs at least 2 cells."),
-            (self.pretraining.batch_size < 2, "pretrain_batch_size=1, but batch norm needs at least 2 cells."),
-        ):
-            if wrong:
-                raise InputError(msg)
 
     def _graph(self, cells: Cells) -> csr_matrix:
         """D^-½ (A + I) D^-½, (n_obs, n_obs), of the nearest neighbours by correlation, in either direction."""
