@@ -182,6 +182,18 @@ def test_a_gene_that_is_missing_counts_as_the_mean_of_the_reference(parts, model
     assert (~cells.present).sum() == 1
 
 
+def test_a_gene_that_is_missing_makes_no_cell_distant(parts):
+    model, query = fitted(parts[0], "celltypist", detector="distance", n_top_genes=30), parts[1]
+    gone = parts[0].var_names.isin(np.array(parts[0].var_names)[model.genes_[:3]])
+    with pytest.warns(UserWarning, match="not in the object"):
+        cells = roles_of(model, query[:, ~gone].copy())["cells"].part(columns=model.genes_)
+    (z,) = model._standard(cells)
+    assert (z[:, :3] == 0).all()
+    np.testing.assert_allclose(
+        z[:, 3:], np.minimum((cells.x.toarray() - model.gene_mean_) / model.gene_sd_, 10)[:, 3:], atol=1e-5
+    )
+
+
 @each
 def test_nothing_is_learnt_from_the_query(parts, method):
     ref, query = parts

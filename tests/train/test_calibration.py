@@ -117,7 +117,31 @@ def test_a_set_is_what_counting_by_hand_says():
     assert sets.tolist() == by_hand
 
 
-def test_rare_types_are_compared_with_all_known_cells(rng):
+def test_rare_types_are_compared_with_each_other(rng):
+    codes = np.repeat([0, 1, 2], [100, 6, 6])
+    known = rng.dirichlet(np.ones(3), 112)
+    known[100:] = known[100:] * [1, 0.3, 0.3]  # rare types are less probable where they are true
+    new = rng.dirichlet(np.ones(3), 60)
+    pooled = np.round(known[np.arange(112), codes][100:], 4)
+    expected = (np.sum(pooled <= np.round(new, 4)[:, 1:, None], axis=2) + 1) / 13 > 0.1
+    sets = conformal_sets(new, known, codes, 0.1)
+    np.testing.assert_array_equal(sets[:, 1:], expected)
+    whole = np.sort(np.round(known[:100, 0], 4))
+    assert sets[:, 0].tolist() == [(np.sum(whole <= round(p, 4)) + 1) / 101 > 0.1 for p in new[:, 0]]
+
+
+def test_the_true_type_of_rare_cells_is_in_the_set_over_the_rare_types_together(rng):
+    hits, n = [], 400
+    for _ in range(n):
+        codes = np.repeat(np.arange(6), [300, 4, 4, 4, 4, 4])
+        new = np.concatenate([codes, np.arange(1, 6)])
+        proba = softmax(rng.normal(0, 1, (len(new), 6)) + np.eye(6)[new] * np.where(new == 0, 8, 2)[:, None], axis=1)
+        sets = conformal_sets(proba[320:], proba[:320], codes, 0.1)
+        hits.append(sets[np.arange(5), new[320:]].mean())
+    assert np.mean(hits) > 0.9 - 4 * np.std(hits) / np.sqrt(n)
+
+
+def test_where_all_rare_types_are_too_few_they_are_compared_with_all_known_cells():
     codes = np.repeat([0, 1], [100, 8])
     known = np.column_stack([np.linspace(0.5, 1, 108), np.linspace(0.5, 0, 108)])
     pooled = np.sort(known[np.arange(108), codes])
@@ -152,3 +176,10 @@ def test_the_order_of_the_known_cells_does_not_matter(rng):
     order = rng.permutation(200)
     one = conformal_sets(proba[200:], proba[:200], codes[:200], 0.1)
     np.testing.assert_array_equal(one, conformal_sets(proba[200:], proba[order], codes[order], 0.1))
+
+
+def test_cells_without_an_error_do_not_make_probabilities_certain():
+    codes = np.repeat([0, 1], 20)
+    logits = 3.0 * np.eye(2)[codes]
+    t = temperature(logits, codes)
+    assert softmax(logits / t, axis=1).max(axis=1).mean() == pytest.approx(41 / 42, abs=1e-6)

@@ -32,7 +32,8 @@ def back_off(
     """Say less where the type is in doubt: "T cell" instead of a guess between two kinds of T cell.
 
     The probability of a group of types is the sum of theirs. Each cell gets the narrowest type or group on the way up
-    from its likeliest type that is probable enough, and "unknown" where none is.
+    from its likeliest type that is probable enough, and "unknown" where none is; cells that the annotation had
+    rejected are looked at anew.
 
     Parameters
     ----------

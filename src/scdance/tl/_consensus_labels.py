@@ -29,7 +29,7 @@ def consensus_labels(
     """Agree on types from several annotations: other methods, other references, other seeds.
 
     The probabilities of a cell are averaged, and the likeliest type is taken. Where methods of different kinds
-    disagree, at least one is wrong: look at these cells first.
+    disagree, at least one is wrong: look at these cells first. Cells that one of them had rejected are looked at anew.
 
     Parameters
     ----------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import log_softmax, softmax
 
 DIGITS = 4
 HOTTEST = 50.0  # of the temperatures that are tried, and the inverse of the coldest
@@ -47,6 +47,9 @@ def hold_out(codes: np.ndarray, share: float, rng: np.random.Generator, *, least
 def temperature(logits: np.ndarray, codes: np.ndarray) -> float:
     """Temperature T for which softmax(logits / T) gives the known types the largest likelihood [Guo2017]_.
 
+    n cells without an error do not tell how small the chance of one is, and their likelihood would be largest at T = 0.
+    So the best probability is at most (n + 1) / (n + 2) on average, as by the rule of succession.
+
     Parameters
     ----------
     logits
@@ -73,8 +76,16 @@ def temperature(logits: np.ndarray, codes: np.ndarray) -> float:
     def loss(log_t: float) -> float:
         return -float(log_softmax(logits / np.exp(log_t), axis=1)[rows, codes].mean())
 
-    found = minimize_scalar(loss, bounds=(-np.log(HOTTEST), np.log(HOTTEST)), method="bounded")
-    return float(np.exp(found.x))
+    hottest = np.log(HOTTEST)
+    found = minimize_scalar(loss, bounds=(-hottest, hottest), method="bounded").x
+    most = (len(codes) + 1) / (len(codes) + 2)
+
+    def too_sure(log_t: float) -> float:
+        return float(softmax(logits / np.exp(log_t), axis=1).max(axis=1).mean()) - most
+
+    if too_sure(found) > 0:
+        found = brentq(too_sure, found, hottest) if too_sure(hottest) < 0 else hottest
+    return float(np.exp(found))
 
 
 def conformal_sets(proba: np.ndarray, known: np.ndarray, codes: np.ndarray, level: float) -> np.ndarray:
@@ -83,8 +94,9 @@ def conformal_sets(proba: np.ndarray, known: np.ndarray, codes: np.ndarray, leve
     A type is ruled out where fewer than `level` of the known cells of that type have as small a probability of it.
     If new cells are exchangeable with the known ones of their type, the true type is in the set with probability of
     at least 1 − `level`, whatever the classifier. A shift between protocols breaks that. A type with fewer than
-    1/`level` − 1 known cells could never be ruled out by its own; it is compared with all known cells, which keeps
-    the promise over all types together only.
+    1/`level` − 1 known cells could never be ruled out by its own; it is compared with the cells of all such types,
+    which keeps the promise over these together only. Where even they are too few, it is compared with all known
+    cells, and nothing is promised for its own.
 
     Parameters
     ----------
@@ -113,12 +125,13 @@ def conformal_sets(proba: np.ndarray, known: np.ndarray, codes: np.ndarray, leve
     # beyond these digits probabilities depend on how many cells are computed at once
     proba, known = np.round(proba, DIGITS), np.round(known, DIGITS)
     own = known[np.arange(len(codes)), codes]
-    pooled = np.sort(own)
+    too_few = (np.bincount(codes, minlength=known.shape[1]) + 1) * level < 1
+    pooled = np.sort(own[too_few[codes]])
+    if (len(pooled) + 1) * level < 1:
+        pooled = np.sort(own)
     out = np.empty(proba.shape, dtype=bool)
     for j in range(proba.shape[1]):
-        mine = np.sort(own[codes == j])
-        if (len(mine) + 1) * level < 1:
-            mine = pooled
+        mine = pooled if too_few[j] else np.sort(own[codes == j])
         as_small = np.searchsorted(mine, proba[:, j], side="right")
         out[:, j] = (as_small + 1) / (len(mine) + 1) > level
     return out
