@@ -22,7 +22,12 @@ from scdance._core import registry
 from scdance._core.task import TASKS
 from scdance.bench import _demo
 
-QUICK = {"cluster": ["leiden", "kmeans"], "deconvolve": ["nnls"], "joint_embed": ["pca", "svd_concat"]}
+QUICK = {
+    "cluster": ["leiden", "kmeans"],
+    "annotate": ["majority", "knn"],
+    "deconvolve": ["nnls"],
+    "joint_embed": ["pca", "svd_concat"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +78,12 @@ def test_scores_that_are_errors_are_sorted_upwards(monkeypatch: pytest.MonkeyPat
 def test_the_figures_show_what_is_known_and_what_was_found(made: Any):
     titles = [[ax.get_title() for ax in figure.axes if ax.get_title()] for figure in made[2]]
     assert [[title.split("  ")[0] for title in each] for each in titles] == [
-        ["published cell types", "kmeans", "leiden"], ["true shares", "nnls"], ["svd_concat", "pca"],
+        ["published cell types", "kmeans", "leiden"], ["knn", "majority"], ["true shares", "nnls"],
+        ["svd_concat", "pca"],
     ]  # fmt: skip
     labels = [{ax.get_xlabel()[:-2] for ax in figure.axes} for figure in made[2]]
     assert all(set(TASKS[task].metrics) <= shown for task, shown in zip(QUICK, labels, strict=True))
-    assert [sum(ax.get_legend() is not None for ax in figure.axes) for figure in made[2]] == [0, 1, 1]
+    assert [sum(ax.get_legend() is not None for ax in figure.axes) for figure in made[2]] == [0, 0, 1, 1]
 
 
 def test_the_page_shows_all_of_it_asks_for_nothing_and_is_no_benchmark(made: Any):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdance._checks import MissingPackageError
-from scdance._core.task import CLUSTER, DECONVOLVE, JOINT_EMBED, TASKS, Task
+from scdance._core.task import ANNOTATE, CLUSTER, DECONVOLVE, JOINT_EMBED, TASKS, Task
 from scdance._settings import logger
 
 if TYPE_CHECKING:
@@ -164,6 +164,14 @@ def _parts() -> dict[str, Part]:
             draw=_draw_groups,
             known={"n_clusters": info(blood)["n_classes"]},
         ),
+        ANNOTATE.name: Part(
+            dataset=blood,
+            how="Every second cell is the reference of the others, whose published types serve to score.",
+            code=f'cells = sd.datasets.load("{blood}")\nref, adata = cells[::2].copy(), cells[1::2].copy()',
+            given=lambda: _halves(blood),
+            truth=info(blood)["labels_key"],
+            draw=_draw_calls,
+        ),
         DECONVOLVE.name: Part(
             dataset=lines,
             how="No spots of a real tissue with a known truth are free to give away, so these are simulated: mixtures "
@@ -191,6 +199,14 @@ def _loaded(name: str) -> tuple[Any, dict[str, Any]]:
     from scdance import datasets
 
     return datasets.load(name), {}
+
+
+def _halves(name: str) -> tuple[AnnData, dict[str, Any]]:
+    """Every second cell, and the others as reference."""
+    from scdance import datasets
+
+    cells = datasets.load(name)
+    return cells[1::2].copy(), {"ref": cells[::2].copy(), "labels_key": datasets.info(name)["labels_key"]}
 
 
 def _spots(name: str) -> tuple[AnnData, dict[str, Any]]:
@@ -326,6 +342,17 @@ def _draw_groups(adata: AnnData, truth: str, task: Task, table: pd.DataFrame) ->
         pl.embedding(adata, key, basis="X_tsne", ax=ax)
         ax.get_legend().remove()  # types and clusters are mere numbers here
         ax.set_title("published cell types" if key == truth else _title(table, key))
+    return figure
+
+
+def _draw_calls(adata: AnnData, truth: str, task: Task, table: pd.DataFrame) -> Figure:
+    """Which type each method gave to the cells of each type."""
+    from scdance import pl
+
+    figure, panels = _panels(task, table, len(table))
+    for ax, key in zip(panels, table.index, strict=True):
+        pl.confusion(adata, key, truth, ax=ax)
+        ax.set(xlabel="published cell type", ylabel="", title=_title(table, key))
     return figure
 
 
