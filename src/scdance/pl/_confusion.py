@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_NUMBERS = 24  # rows or columns; beyond that the numbers of the cells would overlap
-SCALE = {"cluster": "share of the cluster", "truth": "share of the type", "none": "cells"}
+SCALE = {"cluster": "share of the row", "truth": "share of the type", "none": "cells"}
 
 
 def confusion(
