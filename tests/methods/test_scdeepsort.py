@@ -64,7 +64,7 @@ def test_the_layer_equals_a_loop_over_edges(fitted):
 
 def test_edges_into_a_cell_average_one(fitted):
     model, roles, _ = fitted
-    shares, n_edges = scdeepsort._shares(few(model, roles["cells"]).x)
+    shares, n_edges = scdeepsort.shares(few(model, roles["cells"]).x)
     weights = shares.multiply(n_edges[:, None]).toarray()
     np.testing.assert_allclose([row[row > 0].mean() for row in weights], 1, rtol=1e-5)
 
@@ -89,7 +89,7 @@ def test_without_weights_of_genes_only_the_cell_itself_speaks(fitted):
 def test_gene_features_are_the_components_of_genes_over_cells(fitted):
     model, roles, _ = fitted
     cells = roles["ref"].part(columns=model.genes_)
-    found = scdeepsort._gene_features(cells, 5, 0)
+    found = scdeepsort.gene_features(cells, 5, 0)
     expected = PCA(5, svd_solver="full").fit_transform(cells.x.toarray().T.astype(float))
     signs = np.sign((found * expected).sum(axis=0))
     np.testing.assert_allclose(found, expected * signs, rtol=1e-2, atol=1e-2 * np.abs(expected).max())

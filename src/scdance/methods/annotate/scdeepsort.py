@@ -13,10 +13,11 @@ from torch.nn.functional import cross_entropy
 from scdance._checks import InputError
 from scdance._core.cells import Cells
 from scdance.graph import Sparse
-from scdance.pp import PCA, blocks
+from scdance.pp import blocks
 from scdance.train import TorchMethod, Train, split
 
 from ._annotator import Annotator
+from ._genes import gene_features, shares
 
 VALID_SHARE = 0.2  # of the cells, held out where training may stop early
 CONSTANT = 1e-6  # standard deviation below which a feature of the cells is left out
@@ -103,7 +104,7 @@ class ScDeepSort(Annotator, TorchMethod):
             )
             raise InputError(msg)
         rows = np.flatnonzero(self.learnt_[cells.labels])
-        self.gene_features_ = _gene_features(cells, self.n_components, self.random_state)
+        self.gene_features_ = gene_features(cells, self.n_components, self.random_state)
         itself = self._scale(cells)
         self.net_ = self.net().to(self.target)
         labels, rng, valid = torch.from_numpy(cells.labels.astype(np.int64)).to(self.target), self.rng(stage), None
@@ -130,14 +131,14 @@ class ScDeepSort(Annotator, TorchMethod):
         """Scores of the types for some cells with their own features, (n_obs, n_types)."""
         features = torch.from_numpy(self.gene_features_).to(self.target)
         offset = torch.from_numpy(self.offset_).to(self.target)
-        shares, n_edges = _shares(x)
-        to_cells = Sparse(sp.diags(n_edges / (1 + n_edges)) @ shares, self.target)
+        share, n_edges = shares(x)
+        to_cells = Sparse(sp.diags(n_edges / (1 + n_edges)) @ share, self.target)
         own = torch.from_numpy(itself / (1 + n_edges)[:, None]).to(self.target)
         return self.net_(to_cells, own, features, offset)
 
     def _itself(self, block: sp.csr_matrix) -> np.ndarray:
         """Features of the cells: the mean of their genes', by expression, (n_obs, n_components)."""
-        return _shares(block)[0] @ self.gene_features_
+        return shares(block)[0] @ self.gene_features_
 
     def _scale(self, cells: Cells) -> np.ndarray:
         """Bring the features of genes to a scale at which those of the cells vary by 1; return the latter."""
@@ -180,33 +181,3 @@ class _Rows:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         yield from np.array_split(self.rng.permutation(self.rows), len(self))
-
-
-def _shares(x: sp.csr_matrix) -> tuple[sp.csr_matrix, np.ndarray]:
-    """Share of each gene in its cell, (n_obs, n_vars) CSR, and how many genes a cell has, (n_obs,).
-
-    Share times number is the weight of an edge: those into a cell average 1.
-    """
-    n_edges = np.diff(x.indptr)
-    total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
-    inverse = np.divide(1, total, out=np.zeros_like(total), where=total > 0)
-    data = x.data * np.repeat(inverse, n_edges).astype(np.float32)
-    return sp.csr_matrix((data, x.indices, x.indptr), shape=x.shape), n_edges.astype(np.float32)
-
-
-def _gene_features(cells: Cells, n_components: int, random_state: int) -> np.ndarray:
-    """Principal components of the genes, which are the samples, over the cells, (n_vars, n_components) float32.
-
-    They are the right singular vectors of the cells' expression, from which the mean of each cell is taken off, times
-    the singular values.
-    """
-
-    def centred() -> Iterator[np.ndarray]:
-        for _, block in blocks(cells.x, ROWS):
-            dense = block.toarray()
-            yield dense - dense.mean(axis=1, keepdims=True)
-
-    pca = PCA(n_components, center=False, random_state=random_state).fit(centred, (cells.n_obs, cells.n_vars))
-    axes = pca.components_.T
-    square = sum(((block @ axes).astype(np.float64) ** 2).sum(axis=0) for block in centred())
-    return (axes * np.sqrt(square)).astype(np.float32)
