@@ -83,6 +83,7 @@ class SVM(Annotator):
     def _teach_linear(self, cells: Cells) -> None:
         from sklearn.svm import LinearSVC
 
+        self.support_ = np.empty((0, 0), dtype=np.float32)  # of the radial kernel
         _, sd = mean_and_sd(cells.x)
         self.scale_ = np.divide(1, sd, out=np.zeros_like(sd), where=sd > 0)
         machine = LinearSVC(
