@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix
 
 from scdance._core.cells import Cells
 from scdance.graph import Sparse, spmm
-from scdance.pp import blocks
 
 
 class Expression:
@@ -39,8 +38,7 @@ class Expression:
     """
 
     def __init__(self, cells: Cells, device: torch.device | str = "cpu"):
-        x: Any = cells.x
-        whole = vstack([block for _, block in blocks(x)], format="csr")
+        whole: Any = cells.part().x
         state: dict[str, Any] = {"mean": np.float32(0), "sd": np.float32(1), "clip": None}
         for name, learnt in cells.prep.filling:
             if name != "center_scale":

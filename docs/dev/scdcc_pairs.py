@@ -1,0 +1,59 @@
+"""ARI of scDCC by the number of pairs and the share of wrong ones, on the cells that no pair was drawn from.
+
+    SCDANCE_DATA_DIR=… python docs/dev/scdcc_pairs.py docs/leaderboard/extra/scdcc_pairs.csv 10x_pbmc 2
+
+The last two words are the data set and the number of seeds. Rows that are there are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import scdance as sd
+
+LABELLED = 0.1  # of the cells, among which pairs are drawn
+SETTINGS = ((0, 0.0), (1000, 0.0), (5000, 0.0), (5000, 0.05), (10_000, 0.0))
+COLUMNS = ("dataset", "seed", "n_pairs", "share_wrong", "ari")
+
+
+def aris(dataset: str, seed: int, settings: list[tuple[int, float]]) -> dict[tuple[int, float], float]:
+    """ARI of each setting with one seed."""
+    problem, k = sd.datasets.problem("cluster", dataset), sd.datasets.info(dataset)["n_classes"]
+    truth, rng = problem.truth.astype(str), np.random.default_rng([seed, 7])
+    given = rng.random(len(truth)) < LABELLED
+    labels = truth.where(given, "").to_numpy(dtype=object)
+    must, cannot = sd.pp.pairs_from_labels(labels, max(n for n, _ in SETTINGS), random_state=seed)
+    pairs, together = np.vstack([must, cannot]), np.repeat([True, False], [len(must), len(cannot)])
+    order = rng.permutation(len(pairs))
+    pairs, together = pairs[order], together[order]
+    out = {}
+    for n, wrong in SETTINGS:
+        said = together[:n] ^ (rng.random(n) < wrong)  # drawn for every setting, so that none depends on the others
+        if (n, wrong) in settings:
+            adata = problem.data.copy()
+            links = {"must_link": pairs[:n][said], "cannot_link": pairs[:n][~said]} if n else {}
+            sd.tl.cluster(adata, method="scdcc", n_clusters=k, random_state=seed, progress=False, **links)
+            out[n, wrong] = sd.metrics.ari(truth[~given], adata.obs["scdcc"][~given])
+    return out
+
+
+def main(path: Path, dataset: str, n_seeds: int) -> None:
+    """Add the rows that are missing."""
+    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    done = {(r["dataset"], int(r["seed"]), int(r["n_pairs"]), float(r["share_wrong"])) for r in rows}
+    for seed in range(n_seeds):
+        missing = [setting for setting in SETTINGS if (dataset, seed, *setting) not in done]
+        for setting, ari in aris(dataset, seed, missing).items():
+            rows.append(dict(zip(COLUMNS, (dataset, seed, *setting, round(ari, 4)), strict=True)))
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
