@@ -77,14 +77,14 @@ def temperature(logits: np.ndarray, codes: np.ndarray) -> float:
         return -float(log_softmax(logits / np.exp(log_t), axis=1)[rows, codes].mean())
 
     hottest = np.log(HOTTEST)
-    found = minimize_scalar(loss, bounds=(-hottest, hottest), method="bounded").x
+    found = float(minimize_scalar(loss, bounds=(-hottest, hottest), method="bounded").x)
     most = (len(codes) + 1) / (len(codes) + 2)
 
     def too_sure(log_t: float) -> float:
         return float(softmax(logits / np.exp(log_t), axis=1).max(axis=1).mean()) - most
 
     if too_sure(found) > 0:
-        found = brentq(too_sure, found, hottest) if too_sure(hottest) < 0 else hottest
+        found = float(brentq(too_sure, found, hottest) if too_sure(hottest) < 0 else hottest)
     return float(np.exp(found))
 
 
