@@ -49,7 +49,7 @@ def test_common_check(trials: Trials, task: str, name: str, check: str):
     trials(task, name).run(check)
 
 
-def toy_problem(task: str) -> tuple[Any, str, dict[str, Any]]:
+def toy_problem(task: str) -> tuple[Any, str | None, dict[str, Any]]:
     """Toy data of a task, the name of what is known of it, and what goes with it."""
     if task == "deconvolve":
         spots, ref = sd.datasets.toy_mixtures()
@@ -57,6 +57,10 @@ def toy_problem(task: str) -> tuple[Any, str, dict[str, Any]]:
     if task == "annotate":
         both = sd.datasets.toy_clusters(k=N_CLUSTERS)
         return both[400:].copy(), "cell_type", {"ref": both[:400].copy(), "labels_key": "cell_type"}
+    if task == "impute":
+        adata = sd.datasets.toy_clusters(k=N_CLUSTERS)
+        sd.tl.hold_out(adata)
+        return adata, None, {"layer": "counts_kept", "output": "counts"}
     if task == "joint_embed":
         return sd.datasets.toy_pairs(unpaired=0.1), "cell_type", {}
     return sd.datasets.toy_clusters(k=N_CLUSTERS), "cell_type", {}

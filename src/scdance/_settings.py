@@ -29,6 +29,9 @@ class Settings:
     data_dir
         Folder with data sets that :func:`scdance.datasets.load` looks in first; starts as the
         environment variable ``SCDANCE_DATA_DIR``.
+    max_result_gb
+        Largest result in gigabytes that a tool computes; above it the tool stops before the fit and says how to ask
+        for less.
     offline
         Never download; starts as True if the environment variable ``SCDANCE_OFFLINE`` is set.
     """
@@ -36,6 +39,7 @@ class Settings:
     device: str = "auto"
     progress: bool | None = None
     data_dir: Path | None = field(default_factory=_data_dir)
+    max_result_gb: float = 4.0
     offline: bool = field(default_factory=lambda: bool(os.environ.get("SCDANCE_OFFLINE")))
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scdance._checks import whole_number
 
+from .evaluate import evaluated
+from .expression import refuse_large
 from .method import Method
 from .objects import copied, opened
 from .read import read_roles
@@ -30,6 +34,7 @@ def call(
     copy: bool,
     table_key: str | None = None,
     neighbors: int | None = None,
+    evaluate: bool = False,
     **reading: Any,
 ) -> Any:
     """Make the method, read what it needs, fit and predict, write; `reading` is what :func:`read_roles` takes.
@@ -41,8 +46,19 @@ def call(
     if neighbors is not None:
         whole_number(neighbors, "neighbors", least=2)
     key = check_slots(table, task, key_added, model.name, neighbors=neighbors is not None)
+    judged: dict[str, float] = {}
+    if evaluate:
+        fixed = {name for name, value in params.items() if value is not None} | {*model.presets.get(preset or "", ())}
+        model, judged, scores = evaluated(model, table, fixed, progress=progress, **reading)
     roles = read_roles(task, model, data, table, **reading)
+    if any(slot.kind == "expression" for slot in task.gives.values()):
+        n_layers = 1 + bool(getattr(model, "uncertainty", False))
+        refuse_large(roles[task.roles[-1]], getattr(model, "genes", None), n_layers)
     result, seconds = solve(model, progress=progress, checkpoint=checkpoint, **roles)
+    if evaluate:
+        names = roles[task.roles[-1]].var_names
+        result["imputability"] = np.array([judged.get(name, np.nan) for name in names], dtype=np.float32)
+        model.notes_ = {**getattr(model, "notes_", {}), "evaluation": scores}
     if copy:
         data, table = copied(data, table)
     told = record(model, preset=preset, seconds=seconds, **roles)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from scdance._checks import InputError, column
 from scdance.pp import OnDisk, Rows, canonical, is_on_disk
 
+from .expression import out_of_unit
 from .method import Method
 from .read import _matrix
 from .scan import _instead, scan
-from .write import ROOT, _restored, plain, safe_name
+from .task import Task
+from .write import ROOT, _restored, plain, record_of, safe_name, slots_of
 
 SPLIT = "split_counts"  # under this name `uns` keeps the records of splits, by the layer to test in
+HOLD_OUT = "hold_out"  # and under this one those of what was hidden, by the layer with what is left
 
 
 def raw_counts(
@@ -110,13 +115,61 @@ def check_layers(adata: Any, names: dict[str, str], source: str | None, *, overw
         raise InputError(msg)
 
 
-def write_parts(adata: Any, fit_layer: str, fit: Any, test_layer: str, test: Any, record: dict[str, Any]) -> None:
-    """Put both parts of split counts into their layers, and the record into `uns`; on any error nothing changes."""
-    layers = {fit_layer: fit, test_layer: test}
-    record = {**record, "params": {**record["params"], "fit_layer": fit_layer, "test_layer": test_layer}}
+def write_layers(adata: Any, tool: str, key: str, layers: dict[str, Any], record: dict[str, Any]) -> None:
+    """Put matrices into layers, and the record of the tool into `uns` under `key`; on any error nothing changes."""
     if adata.is_view:
         adata._init_as_actual(adata.copy())  # as scanpy does: a view becomes an object of its own when written to
     with _restored(adata, [("layers", name) for name in layers]):
         for name, values in layers.items():
             adata.layers[name] = values
-        adata.uns.setdefault(ROOT, {}).setdefault(SPLIT, {})[test_layer] = plain(record)
+        adata.uns.setdefault(ROOT, {}).setdefault(tool, {})[key] = plain(record)
+
+
+def matrix_at(adata: Any, where: str) -> Any:
+    """The matrix that a run record names: "X" or "layers['name']"."""
+    if where == "X":
+        return adata.X
+    name = ast.literal_eval(where.removeprefix("layers[").removesuffix("]"))
+    column(adata.layers, name, where="adata.layers", what="the layer that the run read", argument="key")
+    return adata.layers[name]
+
+
+def source_of(adata: Any, layer: str) -> str | None:
+    """Where the counts are from which :func:`scdance.tl.hold_out` made a layer, as its record says; None without."""
+    record = adata.uns.get(ROOT, {}).get(HOLD_OUT, {}).get(layer, {})
+    return record.get("input", {}).get("layer")
+
+
+def hidden(adata: Any, task: Task, key: str, truth: str | None) -> dict[str, Any]:
+    """What scores of a result of a task on expression compare.
+
+    `truth`, all counts, (n_obs, n_vars); `observed`, those that the method saw; and its prediction as `rates`,
+    expected counts, as `logs`, of log(1 + count), and as `logs_of_nonzero`, None where it has another unit.
+    """
+    where, name = slots_of(task, key)["expression"]
+    if name not in getattr(adata, where):
+        return {}
+    record = record_of(adata, task, key)
+    seen = str(record.get("input", {}).get("layer", "X"))
+    source = None
+    if truth is None and seen.startswith("layers["):
+        source = source_of(adata, ast.literal_eval(seen.removeprefix("layers[").removesuffix("]")))
+    if truth is None and source is None:
+        msg = (
+            f"The run {key!r} read `{seen}`, of which nothing is known to be hidden. Hide some counts with "
+            "`scdance.tl.hold_out`, impute the layer that it writes, and score that; or pass the layer with all counts "
+            "as `truth=`."
+        )
+        raise InputError(msg)
+    if truth is not None:
+        column(adata.layers, truth, where="adata.layers", what="the layer with all counts", argument="truth")
+    observed = canonical(matrix_at(adata, seen))
+    values, unit = getattr(adata, where)[name], str(record.get("params", {}).get("output", "lognorm"))
+    values = canonical(values).toarray() if sp.issparse(values) else np.asarray(values)
+    given: dict[str, Any] = dict.fromkeys(("rates", "logs", "logs_of_nonzero"))
+    if unit == "log1p_nonzero":
+        given["logs_of_nonzero"] = values
+    else:
+        rates = out_of_unit(values, np.asarray(observed.sum(axis=1, dtype=np.float64)).ravel(), unit)
+        given |= {"rates": rates, "logs": values if unit == "log1p" else np.log1p(rates)}
+    return {**given, "observed": observed, "truth": adata.layers[truth] if truth else matrix_at(adata, str(source))}

@@ -78,6 +78,8 @@ class Method:
     recipe: ClassVar[Any] = Recipe()  # of a method of two modalities: one by kind, "rna", "prot" and "atac"
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     fit_on: ClassVar[tuple[str, ...] | None] = None  # roles that fit wants; None: all of the task
+    asks: ClassVar[tuple[str, ...]] = ()  # knobs that only predict reads: they may be typed with a fitted method
+    tries: ClassVar[dict[str, tuple[Any, ...]]] = {}  # values of knobs among which held-out counts may choose
     exempt: ClassVar[dict[str, str]] = {}  # common checks that it cannot pass: name → reason
 
     runtime = Runtime()
@@ -88,6 +90,7 @@ class Method:
         n_dims_: int  # of the representation that it was fitted on, if it was
         fitted_on_: str
         batches_: list[str]
+        notes_: dict[str, Any]
         net_: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -27,7 +27,7 @@ from .cells import Cells, Pair
 from .method import Method
 from .objects import check_kind, check_shape, kind_of_modality, places, two_modalities
 from .scan import scan
-from .task import Task
+from .task import TASKS, Task
 
 FEW_CELLS = 2  # of a type: a single one is no mean
 
@@ -297,6 +297,8 @@ def _from_matrix(
         fate = "they are left out" if model.skips_missing else "they count as 0"
         warn(f"{missing} of the {len(columns)} genes of the model are not in the object; {fate}.")
     x, raw = prep.apply(counts, rows, depth, columns)
+    layers = any(slot.kind == "expression" for slot in TASKS[model.task].gives.values()) if model.task else False
+    whole = {"whole": counts} if layers else {}  # genes without a result keep their input
     logger.info("%s: %d cells × %d genes of `%s` (%s)", model.name, len(rows), len(columns), where, kind)
     for part in ("batch", "labels", "coords"):
         if given.get(part) is not None:
@@ -312,7 +314,7 @@ def _from_matrix(
         counts=raw if "counts" in (*model.needs, *model.uses) else None,
         depth=depth[rows],
         present=columns >= 0 if missing else None,
-        extra={"input": {"layer": where, "kind": "profiles" if profiles else kind}},
+        extra={"input": {"layer": where, "kind": "profiles" if profiles else kind}, **whole},
         **given,
     )
 

@@ -21,10 +21,11 @@ from . import registry
 from .cells import Cells, Pair
 from .knobs import build, values_of
 from .method import Method, Runtime, read_saved
-from .task import FRAMES, TASKS, Task
+from .task import BY_GENE, FRAMES, TASKS, Slot, Task
 
 _LOOKER: ContextVar[Any] = ContextVar("looker", default=None)
-TOOL_KEYWORDS = ("n_clusters",)  # knobs that a tool spells out in its signature, None by default
+# knobs that a tool spells out in its signature, None by default
+TOOL_KEYWORDS = ("n_clusters", "output", "policy", "genes")
 
 
 def make(
@@ -76,7 +77,9 @@ def _given(
 ) -> Method:
     """A copy of the user's instance; it carries its own parameters, but runs where this call says."""
     seeded = not isinstance(random_state, int) or random_state != 0
-    typed = [*params, *(["preset"] if preset is not None else []), *(["random_state"] if seeded else [])]
+    asked = {name: value for name, value in params.items() if name in method.asks}
+    others = [name for name in params if name not in asked]
+    typed = [*others, *(["preset"] if preset is not None else []), *(["random_state"] if seeded else [])]
     if typed:
         kind = "fitted" if method.is_fitted else "made"
         msg = (
@@ -90,9 +93,12 @@ def _given(
         msg = f"{type(method).__name__} is a method of {method.task!r}, not of {task!r}."
         raise InputError(msg)
     # the constructor only stores, so what it was given is looked at here
-    build(type(method), {**values_of(method), "random_state": method.random_state, "device": method.device})
-    method.check()
+    own = {"random_state": method.random_state, "device": method.device}
+    made = build(type(method), {**values_of(method), **own, **asked})
+    made.check()
     new = copy.copy(method)
+    for name in asked:
+        setattr(new, name, getattr(made, name))
     if device != "auto":
         new.device = device
     return new
@@ -238,9 +244,10 @@ def _fingerprint(model: Method, roles: dict[str, Any]) -> str:
 
 def _numbers(result: dict[str, Any]) -> list[str]:
     """Names of the groups that a method has found, if it looks for any: "0", "1", …"""
-    if "labels" not in result:
+    groups = next((result[part] for part in ("labels", "clusters") if part in result), None)
+    if groups is None:
         return []
-    n = result["proba"].shape[1] if "proba" in result else int(result["labels"].max()) + 1
+    n = result["proba"].shape[1] if "proba" in result else int(groups.max()) + 1
     return [str(i) for i in range(n)]
 
 
@@ -257,14 +264,16 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells | Pair) -> dic
         if counted and value.dtype.kind not in "biu":
             problems.append(f"{part!r} are {value.dtype}, expected whole numbers")
             continue
-        value = value.astype(np.int32 if counted else np.float32, copy=False)
+        value = value.astype(np.int32 if counted else bool if slot.kind == "flags" else np.float32, copy=False)
         out[part] = value
-        dims = 2 if slot.kind in ("matrix", "sets", *FRAMES) else 1
-        if value.ndim != dims or len(value) != cells.n_obs:
-            problems.append(f"{part!r} has shape {value.shape}, expected {dims} dimension(s) and {cells.n_obs} rows")
+        shape = _shape(slot, result, cells)
+        if value.ndim != len(shape) or any(n not in (None, found) for n, found in zip(shape, value.shape, strict=True)):
+            problems.append(f"{part!r} has shape {value.shape}, expected {shape}")
+            continue
+        if slot.kind == "flags":
             continue
         if isinstance(slot.empty, float) and np.isnan(slot.empty):  # cells may be left out: look at the others
-            value = value[value >= 0] if slot.kind == "category" else value[~np.isnan(value).all(axis=-1)]
+            value = value[value >= 0] if slot.kind == "category" else _with_evidence(slot, value)
         if not np.isfinite(value).all():
             problems.append(f"{part!r} has values that are not finite")
         elif value.size and slot.kind == "category" and value.min() < 0:
@@ -281,6 +290,22 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells | Pair) -> dic
         msg = f"The method returned a result that its task does not allow: {'; '.join(problems)}."
         raise ScdanceError(msg)
     return out
+
+
+def _shape(slot: Slot, result: dict[str, Any], cells: Cells | Pair) -> tuple[int | None, ...]:
+    """The shape that a part must have; None: any."""
+    if slot.kind in BY_GENE:
+        return (cells.n_vars,)  # type: ignore[union-attr]
+    if slot.kind == "expression":
+        return (cells.n_obs, int(np.sum(result.get("imputed", np.ones(cells.n_vars)))))  # type: ignore[union-attr]
+    return (cells.n_obs, None) if slot.kind in ("matrix", "sets", *FRAMES) else (cells.n_obs,)
+
+
+def _with_evidence(slot: Slot, value: np.ndarray) -> np.ndarray:
+    """The numbers without the cells or genes that were left out, which have NaN only."""
+    if slot.kind == "expression":
+        return value
+    return value[~(np.isnan(value) if slot.kind in BY_GENE else np.isnan(value).all(axis=-1))]
 
 
 def record(model: Method, *, preset: str | None, seconds: float, **roles: Any) -> dict[str, Any]:

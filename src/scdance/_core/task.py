@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FRAMES = ("shares", "frame")  # kinds of slot that have one column per category
+BY_GENE = ("genes", "flags")  # kinds of slot that have one value per gene
 
 
 @dataclass(frozen=True)
@@ -14,20 +15,22 @@ class Slot:
     Attributes
     ----------
     where
-        Attribute of the object: obs, obsm, var, layers, obsp.
+        Attribute of the object: obs, obsm, var, layers.
     name
         Name in there, with ``{key}`` for ``key_added`` or the name of the method.
     text
         What it holds: shape, type, unit, range.
     kind
         How it is stored: "category" (codes and their names), "sets" (which of the names, 0 or 1 each; stored as
-        text, with "|" between them), "shares" (one column per name, rows that sum to 1), "frame" (one column per
-        name, not negative), "matrix", or "vector" (in [0, 1]); the last four float32.
+        text, with "|" between them), "flags" (yes or no per gene, bool), and as float32 "shares" (one column per name,
+        rows that sum to 1), "frame" (one column per name, not negative), "matrix", "vector" (in [0, 1]), "genes" (one
+        number per gene), "expression" (one column per modelled gene; the slot has all genes of the object).
     on
         What receives it: "adata", or "mdata" for the MuData as a whole.
     empty
         What a cell without counts gets, for which there is no evidence: a number, or "even" for equal shares.
-        With NaN a method may leave out any cell.
+        With NaN a method may leave out any cell. What a gene gets that was not modelled; as "expression", with NaN
+        it keeps the values of the input.
     beyond
         A further category that a method may give, with the code after the last.
     """
@@ -196,4 +199,60 @@ ANNOTATE = Task(
     default="svm",
 )
 
-TASKS: dict[str, Task] = {task.name: task for task in (ANNOTATE, CLUSTER, DECONVOLVE, JOINT_EMBED)}
+IMPUTE = Task(
+    "impute",
+    text="Estimate the expression behind the counts, with what cells and genes tell of each other.",
+    roles=("cells",),
+    gives={
+        "expression": Slot(
+            "layers",
+            "{key}",
+            "expected expression in the unit of `output`, (n_obs, n_vars) float32, dense, or CSR where less than half "
+            "of the genes were modelled; other genes and cells without counts have their observed values",
+            "expression",
+            empty=float("nan"),
+        ),
+        "imputed": Slot(
+            "var", "{key}_imputed", "whether the expression of the gene was estimated, (n_vars,) bool", "flags"
+        ),
+        "sd": Slot(
+            "layers",
+            "{key}_sd",
+            "standard deviation of what the expression may be, given the counts, in the same unit, (n_obs, n_vars) "
+            "float32; 0 where nothing was estimated",
+            "expression",
+        ),
+        "embedding": Slot("obsm", "X_{key}", "latent space, (n_obs, n_latent) float32", "matrix"),
+        "clusters": Slot("obs", "{key}_cluster", "cluster of each cell that the method worked with", "category"),
+        "dispersion": Slot(
+            "var",
+            "{key}_dispersion",
+            "θ of the gene: counts of mean μ have the variance μ + μ²/θ; NaN where nothing was estimated",
+            "genes",
+            empty=float("nan"),
+        ),
+        "imputability": Slot(
+            "var",
+            "{key}_imputability",
+            "correlation of predicted and held-out expression over the cells; NaN where it could not be judged",
+            "genes",
+            empty=float("nan"),
+        ),
+    },
+    optional=("sd", "embedding", "clusters", "dispersion", "imputability"),
+    metrics=(
+        "poisson_gain",
+        "poisson_loss",
+        "rmse_nonzero",
+        "mae_nonzero",
+        "pearson_nonzero",
+        "cosine_nonzero",
+        "rmse_zero",
+        "rmse_both",
+        "rmse_known_nonzero",
+    ),
+    default="dca",
+    truth="layers",
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in (IMPUTE, ANNOTATE, CLUSTER, DECONVOLVE, JOINT_EMBED)}

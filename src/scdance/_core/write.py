@@ -12,7 +12,8 @@ from scdance._checks import InputError, listed, warn
 from scdance.graph import fuzzy, knn
 
 from .cells import Cells, Pair
-from .task import FRAMES, Slot, Task
+from .expression import in_layer
+from .task import BY_GENE, FRAMES, Slot, Task
 
 ROOT = "scdance"  # key of `uns` that holds the run records
 UNWRITABLE = ("", ".", "..", "_index")  # names that HDF5, zarr or anndata keep for themselves
@@ -93,8 +94,11 @@ def write(
     With `neighbors` a graph of so many neighbours in the embedding goes beside it.
     """
     columns = safe_names(names) if any(task.gives[part].kind in FRAMES for part in result) else []
+    unit = record.get("params", {}).get("output", "")
     values = {
-        slots_of(task, key)[part]: _stored(task.gives[part], value, names, columns, cells, adata.obs_names)
+        slots_of(task, key)[part]: in_layer(task.gives[part], value, result, cells, adata.var_names, unit)
+        if task.gives[part].kind in ("expression", *BY_GENE)
+        else _stored(task.gives[part], value, names, columns, cells, adata.obs_names)
         for part, value in result.items()
     }
     if neighbors is not None:

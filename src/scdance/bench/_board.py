@@ -12,6 +12,7 @@ from scdance.metrics import get as metric
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_SCORES = 3  # of each data set in one table; with more, each data set has a table of its own
 TITLES = {"known": "Number of clusters known", "estimated": "Number of clusters estimated"}
 
 
@@ -76,10 +77,12 @@ def summary(rows: pd.DataFrame, scores: Sequence[str] | None = None) -> pd.DataF
 
 
 def averages(rows: pd.DataFrame, score: str) -> pd.DataFrame:
-    """Mean of a score over all data sets of the rows, one row per seed and one column per variant.
+    """Mean of a score over the data sets of the rows that it can judge, one row per seed, one column per variant.
 
-    A variant has a mean only for seeds that gave a result on every data set.
+    A variant has a mean only for seeds that gave a result on every one of them.
     """
+    judged = rows.groupby("dataset")[score].transform(lambda values: values.notna().any())
+    rows = rows[judged.astype(bool)]
     wide = rows.pivot_table(index=["seed", "dataset"], columns="variant", values=score, sort=False, dropna=False)
     return wide.groupby("seed").mean().where(wide.notna().groupby("seed").all())
 
@@ -187,8 +190,23 @@ def leaderboard(rows: pd.DataFrame, scores: Sequence[str] | None = None) -> str:
         if (rows["k"] == mode).any():
             part = _of_mode(rows, mode)
             title = title if (rows["k"] == "known").any() else "Scores"  # no method takes a number of clusters
-            parts += [f"## {title}", _winner(part, scores[0]), _scored(part, scores), _against(part, scores[0], mode)]
+            for own, named in _by_scores(part, scores):
+                some = part[part["dataset"].isin(own)]
+                judged = f" by {named[0]}" if len(own) < part["dataset"].nunique() else ""
+                tables = [own] if len(named) <= MOST_SCORES else [[each] for each in own]
+                parts += [f"## {title}{judged}", _winner(some, named[0])]
+                parts += [_scored(some[some["dataset"].isin(each)], named) for each in tables]
+                parts += [_against(some, named[0], mode)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _by_scores(part: pd.DataFrame, scores: list[str]) -> list[tuple[list[str], list[str]]]:
+    """Data sets that can be judged by the same scores, and those scores."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for dataset, of in part[part["kind"] != "control"].groupby("dataset", sort=False):
+        named = tuple(score for score in scores if of[score].notna().any())
+        found.setdefault(named or tuple(scores), []).append(str(dataset))
+    return [(own, list(named)) for named, own in found.items()]
 
 
 def _scores(rows: pd.DataFrame, scores: Sequence[str] | None) -> list[str]:
@@ -268,12 +286,13 @@ def _scored(part: pd.DataFrame, scores: list[str]) -> str:
 
 def _against(part: pd.DataFrame, score: str, mode: str) -> str:
     pairs = differences(part, score, k=mode)
+    pairs = pairs[pairs["n_seeds"] > 0]
     if pairs.empty:
         return ""
     floors = list(dict.fromkeys(pairs["floor"]))
     found = {(pair.variant, pair.floor): _number(pair.difference, pair.sd, "+.3f") for pair in pairs.itertuples()}
     methods = [variant for variant in _order(part, score) if variant in set(pairs["variant"])]
-    lines = [[variant, *(found[variant, floor] for floor in floors)] for variant in methods]
+    lines = [[variant, *(found.get((variant, floor), "") for floor in floors)] for variant in methods]
     better = "above" if _sign(score) > 0 else "below"
     text = f"{score.upper()} {better} each floor, same data set and seed, mean over the data sets:"
     return f"{text}\n\n{_markdown(['', *floors], lines)}"

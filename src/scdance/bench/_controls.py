@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,15 +16,26 @@ Slots = list[tuple[str, str, Any]]
 KEY = "result"  # the name under which a result stands
 
 
-def shuffled_truth(task: Task, truth: pd.Series | pd.DataFrame, seed: int) -> Slots:
+def shuffled_truth(task: Task, truth: Any, seed: int) -> Slots:
     """The truth in random order: what a result that knows nothing but the sizes of the types scores."""
-    order = np.random.default_rng(seed).permutation(len(truth))
+    order = np.random.default_rng(seed).permutation(truth.shape[0])
+    if sp.issparse(truth):
+        return _as_counts(task, truth[order])
     return _as_result(task, truth.iloc[order].set_axis(truth.index, axis=0))
 
 
-def the_truth(task: Task, truth: pd.Series | pd.DataFrame, seed: int) -> Slots:
+def the_truth(task: Task, truth: Any, seed: int) -> Slots:
     """The truth itself: if it does not score the best value, the metric is broken."""
+    if sp.issparse(truth):
+        return _as_counts(task, truth)
     return _as_result(task, truth)
+
+
+def _as_counts(task: Task, counts: sp.csr_matrix) -> Slots:
+    """Counts as the result of a run that gave counts."""
+    slot = task.gives["expression"]
+    told = {task.name: {KEY: {"params": {"output": "counts"}, "input": {"layer": "X"}}}}
+    return [(slot.where, slot.name.format(key=KEY), counts), ("uns", "scdance", told)]
 
 
 def _as_result(task: Task, truth: pd.Series | pd.DataFrame) -> Slots:

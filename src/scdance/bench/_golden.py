@@ -49,8 +49,9 @@ def plan(path: str | Path, *, datasets: Sequence[str] | None = None, presets: bo
         for method, row in methods.items():
             if not row.get("real"):
                 continue
-            variants = grids.setdefault((task, tuple(row["real"])), {})
-            for variant, knobs in row.get("variants", {method: {}}).items():
+            for variant, settings in row.get("variants", {method: {}}).items():
+                knobs = {name: value for name, value in settings.items() if name != "on"}
+                variants = grids.setdefault((task, tuple(settings.get("on", row["real"]))), {})
                 if variant in variants:
                     both = f"{variants[variant]['method']} and {method}"
                     msg = f"{path} gives the variant {variant!r} to {both}; rename one."

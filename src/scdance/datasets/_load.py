@@ -29,7 +29,8 @@ class DatasetError(ScdanceError, OSError):
 def _registry() -> dict[str, dict[str, Any]]:
     import yaml
 
-    return yaml.safe_load((HERE / "registry.yaml").read_text(encoding="utf-8"))
+    found = yaml.safe_load((HERE / "registry.yaml").read_text(encoding="utf-8"))
+    return {name: {**found.get(entry.get("of"), {}), **entry} for name, entry in found.items()}
 
 
 def names(task: str | None = None) -> list[str]:
@@ -227,7 +228,7 @@ def _fetched(name: str, entry: dict[str, Any]) -> Path:
     remote = entry["remote"]
     url = "/".join((GITHUB, remote["repo"], remote["commit"], remote["path"]))
     folder = Path(pooch.os_cache("scdance"))
-    path = folder / f"{name}{Path(remote['path']).suffix}"
+    path = folder / f"{entry.get('of', name)}{Path(remote['path']).suffix}"
     if path.is_file():
         return _verified(path, remote["sha256"])
     if settings.offline:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from scdance._checks import one_of
 from scdance._core.task import TASKS
+from scdance.pp import Recipe, canonical, mask
 
 from ._load import _loaded, info, load, names
 from ._mixtures import simulate_visium, split_reference
@@ -27,13 +29,13 @@ class Problem:
     data
         The object that the tool of the task takes, without labels and without the origin of the data.
     truth
-        What is known of each row: a Series of labels, or a DataFrame of shares.
+        What is known of each row: a Series of labels, a DataFrame of shares, or CSR counts of which some are hidden.
     arguments
         Further arguments of the tool, such as ``ref`` and ``labels_key``.
     """
 
     data: Any
-    truth: pd.Series | pd.DataFrame
+    truth: pd.Series | pd.DataFrame | sp.csr_matrix
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def partly_labelled(self, share: float, random_state: int) -> Problem:
@@ -54,7 +56,7 @@ def problem(task: str, name: str, random_state: int = 0) -> Problem:
     name
         Name of a data set that can score it, see :func:`names`.
     random_state
-        Seed of the split of a data set that is split at random into reference and query.
+        Seed of what is drawn: the split into reference and query, or what is hidden.
 
     Returns
     -------
@@ -87,11 +89,28 @@ def problem(task: str, name: str, random_state: int = 0) -> Problem:
         given = {"ref": _bare(ref, entry["labels_key"]), "labels_key": entry["labels_key"]}
         truth = data.obs[entry["labels_key"]].copy()
         return Problem(_bare(data), truth, given)
+    if "hidden" in entry and task == "impute":
+        return _hidden(data, entry["hidden"], random_state)
     truth = data.obs[entry["labels_key"]].copy()
     for each in (data, *getattr(data, "mod", {}).values()):
         each.obs = each.obs[[]]
         each.uns.clear()
     return Problem(data, truth)
+
+
+def _hidden(data: AnnData, how: dict[str, Any], random_state: int) -> Problem:
+    """Counts of which some are hidden, and all of them; the unit in which a prediction of the hidden ones is judged."""
+    import anndata as ad
+
+    counts = canonical(data.X)
+    if "n_top_genes" in how:
+        chosen = Recipe(select_genes={"n_top": how["n_top_genes"]})
+        depth = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+        columns = chosen.fit(counts, depth, data.var_names.to_numpy()).columns
+        data, counts = data[:, columns], canonical(counts[:, columns])
+    kept = mask(counts, how["protocol"], how["rate"], np.random.default_rng([random_state, 3]))
+    unit = "counts" if how["protocol"] == "thinning" else "log1p"
+    return Problem(ad.AnnData(kept, obs=data.obs[[]], var=data.var[[]]), counts, {"output": unit, "policy": "replace"})
 
 
 def _split(data: AnnData, how: dict[str, Any], random_state: int) -> tuple[AnnData, AnnData]:

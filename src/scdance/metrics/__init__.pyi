@@ -16,6 +16,15 @@ from ._embedding import dance_kmeans_ari as dance_kmeans_ari
 from ._embedding import dance_kmeans_nmi as dance_kmeans_nmi
 from ._embedding import kmeans_ari as kmeans_ari
 from ._embedding import kmeans_nmi as kmeans_nmi
+from ._imputation import cosine_nonzero as cosine_nonzero
+from ._imputation import mae_nonzero as mae_nonzero
+from ._imputation import pearson_nonzero as pearson_nonzero
+from ._imputation import poisson_gain as poisson_gain
+from ._imputation import poisson_loss as poisson_loss
+from ._imputation import rmse_both as rmse_both
+from ._imputation import rmse_known_nonzero as rmse_known_nonzero
+from ._imputation import rmse_nonzero as rmse_nonzero
+from ._imputation import rmse_zero as rmse_zero
 from ._metric import Metric as Metric
 from ._metric import get as get
 from ._metric import metric as metric

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from scdance._checks import InputError, MissingKeyError, listed, nearest, one_of
+from scdance._core.counts import hidden
 from scdance._core.task import TASKS, Task
 
 from ._metric import get
@@ -33,8 +34,9 @@ def score(
     key
         The ``key_added`` of the run, or the name of its method.
     truth
-        What is known: a column of ``obs``, or for shares of types a key of ``obsm``. Cells where it is NaN or "" are
-        left out. Needed by all metrics but those that compare parts of the result with each other.
+        What is known: a column of ``obs``, for shares of types a key of ``obsm``, for expression a layer with all
+        counts (None: those from which :func:`scdance.tl.hold_out` made the layer that the method saw). Cells where it
+        is NaN or "" are left out. Needed by all metrics but those that compare parts of the result with each other.
     metrics
         Names of metrics; None: those of the task.
 
@@ -61,12 +63,16 @@ def score(
 
     declared = TASKS[one_of(task, TASKS, "task")]
     wanted = [get(name) for name in (declared.metrics if metrics is None else metrics)]
-    given = {
+    given: dict[str, Any] = {}
+    if declared.truth == "layers":
+        given = hidden(adata, declared, key, truth)
+    given |= {
         need: _truth(adata, declared, truth, needed_by=metric.name)
         if need == "truth"
         else _result(adata, declared, need, key, needed_by=metric.name)
         for metric in wanted
         for need in metric.needs
+        if need not in given
     }
     row = {metric.name: metric.function(*(given[need] for need in metric.needs)) for metric in wanted}
     return pd.DataFrame([row], index=pd.Index([key], name="key"))

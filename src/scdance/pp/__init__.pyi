@@ -5,11 +5,17 @@ from ._groups import Moments as Moments
 from ._groups import group_moments as group_moments
 from ._groups import mean_and_sd as mean_and_sd
 from ._groups import telling_genes as telling_genes
+from ._held_out import HeldOut as HeldOut
+from ._held_out import poisson_loss as poisson_loss
 from ._marker_test import Markers as Markers
 from ._marker_test import Merges as Merges
 from ._marker_test import cluster_sums as cluster_sums
 from ._marker_test import marker_test as marker_test
 from ._marker_test import merge_by_markers as merge_by_markers
+from ._mask import mask as mask
+from ._negative_binomial import Dispersion as Dispersion
+from ._negative_binomial import chance_of_zero as chance_of_zero
+from ._negative_binomial import expected_log1p as expected_log1p
 from ._nnls import gram_nnls as gram_nnls
 from ._pairs import checked_pairs as checked_pairs
 from ._pairs import pairs_from_embedding as pairs_from_embedding

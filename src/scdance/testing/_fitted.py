@@ -13,7 +13,7 @@ from scdance._core import registry
 from scdance._core.method import read_saved
 
 from ._check import check, refusal
-from ._objects import nameless, rows_of, taken, unlike
+from ._objects import by_cell, genes_of, nameless, rows_of, taken, unlike
 
 if TYPE_CHECKING:
     from ._trial import Trial
@@ -79,8 +79,8 @@ def follows_the_order_of_cells(trial: Trial) -> Iterator[str]:
         return
     new = trial.toys.new
     order = np.random.default_rng(2).permutation(new.n_obs)
-    permuted = trial.predict(taken(new, order))
-    if wrong := unlike(nameless(rows_of(trial.on_new, order)), nameless(permuted), ORDER):
+    permuted, found = (by_cell(trial.task, each) for each in (trial.predict(taken(new, order)), trial.on_new))
+    if wrong := unlike(nameless(rows_of(found, order)), nameless(permuted), ORDER):
         yield f"{', '.join(wrong)} depend on where a cell stands among the others"
 
 
@@ -89,8 +89,9 @@ def predicts_a_cell_on_its_own(trial: Trial) -> Iterator[str]:
     """A fitted inductive method says the same of one cell alone as of that cell among others."""
     if not trial.cls.inductive:
         return
-    alone = trial.predict(taken(trial.toys.new, slice(1)))
-    if wrong := unlike(nameless(rows_of(trial.on_new, slice(1))), nameless(alone), ONE):
+    one = trial.predict(taken(trial.toys.new, slice(1)))
+    alone, found = (by_cell(trial.task, each) for each in (one, trial.on_new))
+    if wrong := unlike(nameless(rows_of(found, slice(1))), nameless(alone), ONE):
         yield f"{', '.join(wrong)} of a cell depend on the cells beside it; learn such numbers in `fit`"
 
 
@@ -101,7 +102,8 @@ def ignores_the_order_of_genes(trial: Trial) -> Iterator[str]:
         return
     new = trial.toys.new
     order = np.random.default_rng(3).permutation(new.n_vars)
-    if wrong := unlike(trial.on_new, trial.predict(taken(new, slice(None), order)), ORDER):
+    permuted = trial.predict(taken(new, slice(None), order))
+    if wrong := unlike(genes_of(trial.task, trial.on_new, order), permuted, ORDER):
         yield f"{', '.join(wrong)} depend on the order of the genes"
 
 
@@ -119,6 +121,7 @@ def is_order_free_if_it_says_so(trial: Trial) -> Iterator[str]:
     if run.error is not None:
         yield f"the fit of permuted cells raised {type(run.error).__name__}: {run.error}"
         return
-    one, other = nameless(rows_of(trial.results(trial.shared.after), order)), nameless(trial.results(run.after))
+    first, second = (by_cell(trial.task, trial.results(each.after)) for each in (trial.shared, run))
+    one, other = nameless(rows_of(first, order)), nameless(second)
     if wrong := unlike(one, other, ORDER):
         yield f"{', '.join(wrong)} of a whole run depend on the order of the cells"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from scdance._core.objects import copied as _copied
+from scdance._core.task import BY_GENE
 from scdance._settings import unpulled
+
+if TYPE_CHECKING:
+    from scdance._core.task import Task
 
 SLOTS = ("obs", "var", "obsm", "varm", "obsp", "varp", "uns")
 MATRIX = re.compile(r"(ref/)?(mod/[^/]+/)?(X|raw|layers)(/.*)?")  # names of what holds expression
@@ -94,6 +98,18 @@ def same(a: Any, b: Any, tolerance: float = 0.0) -> bool:
 def unlike(a: dict[str, Any], b: dict[str, Any], tolerance: float = 0.0) -> list[str]:
     """Names whose values differ or that one of the two lacks."""
     return [name for name in {**a, **b} if name not in a or name not in b or not same(a[name], b[name], tolerance)]
+
+
+def genes_of(task: Task, result: dict[str, Any], columns: Any) -> dict[str, Any]:
+    """The same result with the genes in another order."""
+    kinds = {part: task.gives[part].kind for part in result}
+    moved = {part: value[:, columns] for part, value in result.items() if kinds[part] == "expression"}
+    return {**result, **moved, **{part: result[part].iloc[columns] for part in result if kinds[part] in BY_GENE}}
+
+
+def by_cell(task: Task, result: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a result that have a row for each cell."""
+    return {part: value for part, value in result.items() if task.gives[part].kind not in BY_GENE}
 
 
 def rows_of(result: dict[str, Any], rows: Any) -> dict[str, Any]:

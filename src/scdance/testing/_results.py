@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
-from scdance._core.task import FRAMES
+from scdance._core.task import BY_GENE, FRAMES
 from scdance._core.write import record_of, slots_of
 
 from ._check import check
@@ -57,7 +58,7 @@ def _foreign(trial: Trial, names: list[str]) -> list[str]:
 def leaves_the_matrices(trial: Trial) -> Iterator[str]:
     """X, raw and the layers hold the same numbers as before."""
     run = trial.shared
-    if touched := [name for name in run.touched if is_matrix(name)]:
+    if touched := [name for name in _foreign(trial, run.touched) if is_matrix(name)]:
         yield f"{', '.join(touched)} changed; copy before you write into what `cells` holds"
 
 
@@ -72,8 +73,9 @@ def types_and_shapes(trial: Trial) -> Iterator[str]:
         if categories != [str(i) for i in range(len(categories))]:
             yield f"the categories of 'labels' are {categories}, expected '0', '1', …"
     for part, value in result.items():
-        if len(value) != data.n_obs:
-            yield f"{part!r} has {len(value)} rows for {data.n_obs} cells"
+        n = data.n_vars if trial.task.gives[part].kind in BY_GENE else data.n_obs
+        if value.shape[0] != n:
+            yield f"{part!r} has {value.shape[0]} rows, expected {n}"
         for problem in _misfits(trial.task.gives[part], value, data.obs_names, categories):
             yield f"{part!r} {problem}"
 
@@ -93,13 +95,22 @@ def _misfits(slot: Slot, value: Any, obs_names: Any, categories: list[str] | Non
         if not found <= set(categories):
             yield f"names {sorted(found - set(categories))}, which are no categories"
         return
+    if slot.kind == "flags":
+        if value.dtype != bool:
+            yield f"is {value.dtype}, expected bool"
+        return
+    if slot.kind == "expression":
+        value = value.data if sp.issparse(value) else value
+        if value.dtype != np.float32 or not np.isfinite(value).all() or value.min(initial=0) < 0:
+            yield "is not float32, finite and at least 0"
+        return
     if slot.kind in FRAMES and not (value.index.equals(obs_names) and list(value.columns) == categories):
         yield "is not indexed by the cells with one column per category"
     numbers = np.asarray(value)
     if slot.kind == "matrix" and numbers.ndim != 2:
         yield f"has {numbers.ndim} dimensions, expected 2"
     if slot.empty != slot.empty:  # NaN: cells without evidence are left out, as whole rows
-        numbers = numbers[~np.isnan(numbers).all(axis=-1)]
+        numbers = numbers[~(np.isnan(numbers) if numbers.ndim == 1 else np.isnan(numbers).all(axis=-1))]
     if numbers.dtype != np.float32 or not np.isfinite(numbers).all():
         yield "is not finite float32"
     elif slot.kind == "shares" and not np.allclose(numbers.sum(axis=1), 1, atol=SUM):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from scdance._core.task import ANNOTATE, CLUSTER, DECONVOLVE, JOINT_EMBED, TASKS
+from scdance._core.task import ANNOTATE, CLUSTER, DECONVOLVE, IMPUTE, JOINT_EMBED, TASKS
 from scdance.datasets import toy_clusters, toy_mixtures, toy_pairs
 
 from ._objects import taken
@@ -281,6 +281,7 @@ class Pairs(Toys):
 TOYS: dict[str, type[Toys]] = {
     ANNOTATE.name: Annotation,
     CLUSTER.name: Toys,
+    IMPUTE.name: Toys,
     DECONVOLVE.name: Mixtures,
     JOINT_EMBED.name: Pairs,
 }

@@ -4,6 +4,8 @@ from ._cluster import cluster as cluster
 from ._consensus import consensus as consensus
 from ._consensus_labels import consensus_labels as consensus_labels
 from ._deconvolve import deconvolve as deconvolve
+from ._hold_out import hold_out as hold_out
+from ._impute import impute as impute
 from ._joint_embed import joint_embed as joint_embed
 from ._split_counts import split_counts as split_counts
 from ._suggest_merges import suggest_merges as suggest_merges

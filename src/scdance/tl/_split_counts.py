@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scdance._core.counts import check_layers, raw_counts, write_parts
+from scdance._core.counts import SPLIT, check_layers, raw_counts, write_layers
 from scdance._core.objects import copied, opened
 from scdance._core.run import seed_of
 from scdance._core.task import CLUSTER
@@ -84,6 +84,7 @@ def split_counts(
     part = thin(counts, share, np.random.default_rng(seed))
     if copy:
         adata, _ = copied(adata, adata)
-    record = {"params": {"share": share}, "random_state": seed, "version": __version__, "input": told}
-    write_parts(adata, fit_layer, part, test_layer, canonical(counts - part), record)
+    params = {"share": share, "fit_layer": fit_layer, "test_layer": test_layer}
+    record = {"params": params, "random_state": seed, "version": __version__, "input": told}
+    write_layers(adata, SPLIT, test_layer, {fit_layer: part, test_layer: canonical(counts - part)}, record)
     return adata if copy else None
