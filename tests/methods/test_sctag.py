@@ -203,3 +203,11 @@ def test_the_users_own_graph_is_taken_beside_the_counts():
     with pytest.warns(UserWarning, match="1 of 120 cells have no counts"):
         sd.tl.cluster(adata, method="sctag", n_clusters=3, neighbors_key="mine", pretrain_steps=5, steps=2)
     assert adata.obs["sctag"].isna().sum() == 1
+
+
+def test_no_more_steps_than_asked_for_however_many_cells(tiny):
+    model = make("cluster", "sctag", {"steps": 5, "batch_size": 2})
+    counts = model._counts(read(tiny, model), model.training, np.random.default_rng(0))
+    assert (len(counts), counts.size) == (5, 16)
+    model = make("cluster", "sctag", {"epochs": 5, "batch_size": 2})
+    assert model._counts(read(tiny, model), model.training, np.random.default_rng(0)).size == 2

@@ -216,7 +216,7 @@ class ScTAG(ByCenters, TorchMethod):
             self.net_,
             self.pretraining,
             stage="pretraining",
-            batches=_Counts(cells, self.pretraining.batch_size, rng=rng, device=self.target),
+            batches=self._counts(cells, self.pretraining, rng),
             rng=rng,
         )
 
@@ -247,13 +247,21 @@ class ScTAG(ByCenters, TorchMethod):
             step,
             self.net_,
             how,
-            batches=_Counts(cells, how.batch_size, rng=rng, device=self.target),
+            batches=self._counts(cells, how, rng),
             each_epoch=refresh,
             look=lambda: self._result(self._latent(whole)),
             rng=rng,
             memory=memory,
         )
         self.history_["training_changed"] = memory["changed"].numpy()
+
+    def _counts(self, cells: Cells, how: Train, rng: np.random.Generator) -> _Counts:
+        """Batches of counts; so large that one pass is no more than the steps that were asked for.
+
+        Each step sees all cells, so that more steps for more cells would cost their square.
+        """
+        size = max(how.batch_size, -(-cells.n_obs // how.steps)) if how.epochs is None and how.steps else how.batch_size
+        return _Counts(cells, size, rng=rng, device=self.target)
 
     def _reconstruction(self, z: Tensor, batch: tuple[np.ndarray, Tensor], whole: _Whole) -> Tensor:
         """Loss of the counts of a batch of cells and of the neighbours of all cells."""
