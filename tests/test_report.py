@@ -77,6 +77,16 @@ def mixed() -> tuple[ad.AnnData, ad.AnnData]:
     return spots, ref
 
 
+@pytest.fixture(scope="module")
+def imputed() -> ad.AnnData:
+    """Cells with hidden molecules and the run of a smoother that was judged on others, and of a floor."""
+    adata = sd.datasets.toy_clusters(n_obs=90, n_vars=60, k=3)
+    sd.tl.hold_out(adata)
+    sd.tl.impute(adata, method="magic", layer="counts_kept", output="counts", evaluate=True, n_components=10)
+    sd.tl.impute(adata, method="gene_mean", genes=list(adata.var_names[:30]), key_added="floor")
+    return adata
+
+
 def of(data: Any, **given: Any) -> Page:
     return Page(sd.report(data, **given))
 
@@ -261,6 +271,41 @@ def test_more_clusters_than_colours_are_one_colour():
     assert of(adata).pictures[0]["alt"] == "240 cells in two dimensions, coloured by nothing"
 
 
+def test_of_imputation_what_is_there_is_drawn(imputed: ad.AnnData):
+    told = [picture["alt"] for picture in of(imputed).pictures]
+    assert sorted(told) == [
+        "floor: imputed values of a gene by its count",
+        "magic: imputed values of a gene by its count; held-out counts by what was expected; imputability of the genes",
+    ]
+
+
+def test_what_became_of_zeros_and_counts_is_told(imputed: ad.AnnData):
+    shown = sd.report(imputed)
+    assert "30 of 60 genes, in the unit lognorm." in shown
+    seen, values = imputed.layers["counts_kept"].toarray(), imputed.layers["magic"]
+    for name, there in (("nothing counted", seen == 0), ("counted", seen > 0)):
+        numbers = (there.mean(), values[there].mean(), (values[there] == 0).mean())
+        cells = "".join(f"<td class=number>{_report._shown(float(each))}</td>" for each in numbers)
+        assert f"<tr><th scope=row>{name}</th>{cells}" in shown
+
+
+def test_the_candidates_of_an_evaluation_are_a_table(imputed: ad.AnnData):
+    shown, run = sd.report(imputed), imputed.uns["scdance"]["impute"]["magic"]
+    scores = run["notes"]["evaluation"]
+    assert shown.count("Prediction of held-out molecules") == 1
+    assert f"<tr><th scope=row>chosen</th><td>t {run['params']['t']}</td>" in shown
+    for loss in scores["candidates"]["poisson_loss"]:
+        assert f"<td class=number>{loss:.3g}</td>" in shown
+
+
+def test_an_imputation_whose_counts_were_removed_is_still_told(imputed: ad.AnnData):
+    adata = imputed.copy()
+    del adata.layers["counts_kept"]
+    page = of(adata)
+    assert "60 of 60 genes" in page.text
+    assert len(page.pictures) == 2
+
+
 # Other objects
 
 
@@ -377,7 +422,7 @@ def test_a_reference_is_a_placeholder_and_a_table_of_profiles_has_no_labels(mixe
 
 
 def test_an_object_without_runs_is_told_which_call_to_make():
-    with pytest.raises(InputError, match=r"no run record.*First call `scdance\.tl\.cluster\(adata, …\)`"):
+    with pytest.raises(InputError, match=r"no run record.*First call `scdance\.tl\.\w+\(adata, …\)`"):
         sd.report(sd.datasets.toy_clusters(n_obs=40, n_vars=40, k=2))
     with pytest.raises(InputError, match=r"First call `scdance\.tl\.joint_embed\(mdata, …\)`"):
         sd.report(sd.datasets.toy_pairs(n_obs=40, n_genes=50, n_proteins=5, k=2))
@@ -406,3 +451,18 @@ def test_a_result_made_from_others_names_its_own_tool():
     assert line.startswith("sd.tl.consensus(")
     exec(line, {"sd": sd, "adata": adata})
     assert "Made from other results by sd.tl.consensus" in _report.told(run)["method"]
+
+
+def test_the_code_repeats_an_imputation_and_leaves_what_was_chosen_to_be_chosen(imputed: ad.AnnData):
+    again = imputed.copy()
+    code = of(imputed).code
+    assert 'layer="counts_kept"' in code
+    assert "evaluate=True" in code
+    assert " t=" not in code
+    for name in ("magic", "floor"):
+        again.layers[name][:] = 0
+    repeated(code, adata=again)
+    for name in ("magic", "floor"):
+        np.testing.assert_array_equal(again.layers[name], imputed.layers[name])
+    first, second = (each.uns["scdance"]["impute"]["magic"]["notes"]["evaluation"] for each in (imputed, again))
+    np.testing.assert_array_equal(first["candidates"]["t"], second["candidates"]["t"])

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from ._checks import InputError, MissingKeyError, ScdanceError, listed
+from ._core.counts import HOLD_OUT, matrix_at
 from ._core.knobs import RUN_KNOBS
 from ._core.objects import check_kind, kind_of, places
 from ._core.task import FRAMES, TASKS, Task
@@ -36,7 +37,10 @@ MOST_PIES = 1500  # spots; of more, only the main type is drawn
 MOST_VALUES = 12  # of an array that is written out
 DPI = 110
 MAP_SIZE, HISTORY_SIZE = (6.6, 4.2), (6.0, 3.2)  # inches
+PANEL_SIZE = (3.8, 3.6)  # inches of each of several
 BAR_HEIGHT, LINE_LENGTH = 0.26, 88  # inches of a bar; letters of a line of code
+GENES = 256  # whose values are looked at at once
+EVALUATION = "evaluation"  # note with the scores of `evaluate=True`
 BYTES_PER_MB = 1e6
 
 STYLE = """
@@ -378,7 +382,7 @@ def _result(run: Run, kind: str) -> Any:
 
 
 def _summary(run: Run) -> str:
-    """Sizes of the clusters, or mean shares of the types."""
+    """Sizes of the clusters, mean shares of the types, or what became of the counts."""
     import pandas as pd
 
     main = next(iter(run.task.gives.values()))
@@ -392,7 +396,64 @@ def _summary(run: Run) -> str:
     if main.kind in FRAMES and value is not None:
         frame = pd.DataFrame({"mean share": value.mean(), "largest": value.max()}).rename_axis("type")
         return "<h3>Mean proportions</h3>" + table(frame.sort_values("mean share", ascending=False))
+    if main.kind == "expression" and value is not None:
+        return _entries(run, value) + _evaluation(run)
     return ""
+
+
+def _entries(run: Run, values: Any) -> str:
+    """How many genes were imputed, and what became of their zeros and of their counts."""
+    import pandas as pd
+
+    flags, seen = _result(run, "flags"), _read(run)
+    is_imputed = np.ones(run.holder.n_vars, dtype=bool) if flags is None else np.asarray(flags, dtype=bool)
+    unit = run.record["params"].get("output", "lognorm")
+    told = f"{is_imputed.sum()} of {len(is_imputed)} genes, in the unit {escaped(unit)}."
+    lead = f"<h3>What was imputed</h3><p>{told}</p>"
+    if seen is None or not is_imputed.any():
+        return lead
+    n, sums, left = np.zeros(2), np.zeros(2), np.zeros(2)  # where nothing was counted, and where something was
+    for start in range(0, len(is_imputed), GENES):
+        genes = start + np.flatnonzero(is_imputed[start : start + GENES])
+        counted, estimates = (_dense(x[:, genes]) for x in (seen, values))
+        for i, there in enumerate((counted == 0, counted > 0)):
+            n[i] += there.sum()
+            sums[i] += estimates[there].sum(dtype=np.float64)
+            left[i] += (estimates[there] == 0).sum()
+    with np.errstate(invalid="ignore"):  # a part may be empty
+        frame = pd.DataFrame(
+            {"share of entries": n / n.sum(), "mean estimate": sums / n, "share that is estimated as 0": left / n},
+            index=pd.Index(["nothing counted", "counted"], name="entry"),
+        )
+    return lead + table(frame)
+
+
+def _read(run: Run) -> Any:
+    """The matrix in memory that a run read; None if it is not there."""
+    try:
+        matrix = matrix_at(run.holder, str(run.record["input"]["layer"]))
+    except MissingKeyError:
+        return None
+    matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix
+    return matrix.tocsc() if issparse(matrix) else matrix
+
+
+def _dense(block: Any) -> np.ndarray:
+    return block.toarray() if issparse(block) else np.asarray(block)  # type: ignore[no-any-return]
+
+
+def _evaluation(run: Run) -> str:
+    """How well held-out molecules were predicted, by each candidate."""
+    import pandas as pd
+
+    scores = dict(run.record.get("notes", {}).get(EVALUATION, {}))
+    if not scores:
+        return ""
+    candidates = pd.DataFrame(scores.pop("candidates", {}))
+    chosen = {name: _plain(value) for name, value in scores.pop("chosen", {}).items()}
+    told = facts({**scores, "chosen": chosen or "nothing, there was one candidate"})
+    compared = table(candidates.rename_axis("candidate")) if len(candidates) > 1 else ""
+    return f"<h3>Prediction of held-out molecules</h3>{told}{compared}"
 
 
 def _history(run: Run) -> str:
@@ -410,7 +471,7 @@ def _history(run: Run) -> str:
 def _notes(run: Run) -> str:
     import pandas as pd
 
-    notes = run.record.get("notes", {})
+    notes = {name: value for name, value in run.record.get("notes", {}).items() if name != EVALUATION}
     tables = {name: value for name, value in notes.items() if isinstance(value, pd.DataFrame)}
     rest = {name: value for name, value in notes.items() if name not in tables}
     parts = ["<h3>Notes of the method</h3>"] if notes else []
@@ -452,7 +513,26 @@ def _picture(run: Run, spatial_key: str, basis: str | None) -> str:
     if main.kind in FRAMES:
         xy = _coordinates(run, spatial_key)
         return _bars(value) if xy is None else _tissue(run, value, xy)
+    if main.kind == "expression":
+        return _estimates(run)
     return _cells(run, basis)
+
+
+def _estimates(run: Run) -> str:
+    """Imputed values beside the counts, and what is known of how good they are."""
+    from matplotlib.figure import Figure
+
+    from . import pl
+
+    panels = {"counts": "imputed values of a gene by its count"}
+    if str(run.record["input"]["layer"]) in [f"layers[{name!r}]" for name in run.holder.uns[ROOT].get(HOLD_OUT, {})]:
+        panels["held_out"] = "held-out counts by what was expected"
+    if _result(run, "genes") is not None and EVALUATION in run.record.get("notes", {}):
+        panels["genes"] = "imputability of the genes"
+    figure = Figure(figsize=(PANEL_SIZE[0] * len(panels), PANEL_SIZE[1]), layout="constrained")
+    pl.imputation(run.holder, run.key, panels=list(panels), ax=figure.subplots(1, len(panels)))
+    told = "; ".join(panels.values())
+    return image(png(figure), f"{run.key}: {told}", f"{told[0].upper()}{told[1:]}.")
 
 
 def _cells(run: Run, basis: str | None) -> str:
@@ -590,6 +670,8 @@ def call_of(run: Run, labels_key: str = "cell_type") -> str:
     if record["preset"]:
         words["preset"] = str(record["preset"])
     words |= _typed(run)
+    if EVALUATION in record.get("notes", {}):
+        words["evaluate"] = True
     words["random_state"] = _plain(record["random_state"])
     if run.key != record["method"]:
         words["key_added"] = run.key
@@ -652,7 +734,10 @@ def _typed(run: Run) -> dict[str, Any]:
     cls, usual = _class(run), _defaults(run)
     if cls is not None:
         usual |= cls.presets.get(str(run.record["preset"]), {})
-    return {name: value for name, value in _params(run).items() if name not in usual or value != usual[name]}
+    chosen = set(run.record.get("notes", {}).get(EVALUATION, {}).get("chosen", {}))
+    chosen |= {"steps"} if "epochs" in chosen else set()  # the epochs took their place
+    params = {name: value for name, value in _params(run).items() if name not in chosen}
+    return {name: value for name, value in params.items() if name not in usual or value != usual[name]}
 
 
 def _defaults(run: Run) -> dict[str, Any]:

@@ -226,3 +226,91 @@ def test_where_lower_is_better_the_lowest_comes_first():
     assert "RMSE below each floor" in page and "+0.200" in page
     assert page.startswith("## Scores")
     assert bench.measured(rows).index.tolist() == ["good", "bad"]
+
+
+# Imputation: data sets with hidden molecules and with hidden entries are judged by other scores
+
+
+def imputed(variant: str, kind: str, dataset: str, seed: int, value: float | None, **other: float) -> dict[str, Any]:
+    thinned = dataset.endswith("thinning")
+    given = {"task": "impute", "dataset": dataset, "method": variant, "variant": variant, "k": "", "seed": seed}
+    given |= {"kind": kind, "knobs": {}, "data_sha256": dataset}
+    if kind == "method" or kind == "floor":
+        given |= {"k": "estimated", "cpu_seconds": 1.0, "peak_mb": 1.0}
+    if value is None:
+        return given | {"error": "ValueError: no"}
+    names = ["poisson_gain", "poisson_loss"] if thinned else ["rmse_nonzero", "mae_nonzero", "rmse_zero", "rmse_both"]
+    return given | {name: value + i for i, name in enumerate(names)} | other
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> pd.DataFrame:
+    """Two families of data sets, in which the order of the methods is the other way round."""
+    file = _Table(tmp_path / "rows.csv", TASKS["impute"])
+    for seed in (0, 1):
+        for dataset in ("a_thinning", "b_thinning"):
+            for name, kind, value in (("magic", "method", -0.2), ("dca", "method", -0.3), ("knn", "floor", -0.1)):
+                file.add(imputed(name, kind, dataset, seed, value + 0.01 * seed))
+            file.add(imputed("the truth", "control", dataset, seed, -0.5))
+        for name, kind, value in (("magic", "method", 0.6), ("dca", "method", 0.7), ("knn", "floor", 0.8)):
+            file.add(imputed(name, kind, "a_uniform", seed, value))
+        told = imputed("gene_mean, told", "floor", "a_uniform", seed, 0.1)
+        for name in TASKS["impute"].metrics:
+            told.pop(name, None)
+        file.add(told | {"rmse_known_nonzero": 0.5})
+        file.add(imputed("the truth", "control", "a_uniform", seed, 0.0, rmse_known_nonzero=float("nan")))
+    return bench.read(tmp_path / "rows.csv")
+
+
+BY_GAIN, BY_RMSE = "Scores by poisson_gain", "Scores by rmse_nonzero"
+
+
+def test_two_families_of_data_sets_have_a_section_each(both: pd.DataFrame):
+    page = bench.leaderboard(both)
+    assert [line for line in page.splitlines() if line.startswith("##")] == [f"## {BY_GAIN}", f"## {BY_RMSE}"]
+    gain, rmse = (page.partition(f"## {title}")[2].partition("\n## ")[0] for title in (BY_GAIN, BY_RMSE))
+    assert "a_uniform" not in gain and "RMSE" not in gain
+    assert "thinning" not in rmse and "POISSON" not in rmse
+    assert "over 2 data sets the best method is **dca** with -0.295; the best floor is **knn** with -0.095" in gain
+    assert "over 1 data set the best method is **magic** with 0.600; the best floor is **knn** with 0.800" in rmse
+
+
+def test_a_family_shows_its_own_scores_in_their_order(both: pd.DataFrame):
+    board = cells(bench.leaderboard(both), BY_GAIN)
+    assert board[""][1:6] == ["mean POISSON_GAIN", "a_thinning POISSON_GAIN", "a_thinning POISSON_LOSS",
+                              "b_thinning POISSON_GAIN", "b_thinning POISSON_LOSS"]  # fmt: skip
+    assert list(board)[2:] == ["the truth", "dca", "magic", "knn"]
+    assert board["dca"][1] == "-0.295 ± 0.007"
+    other = cells(bench.leaderboard(both), BY_RMSE)
+    assert list(other)[2:] == ["the truth", "magic", "dca", "knn", "gene_mean, told"]
+
+
+def test_what_is_told_that_an_entry_is_not_zero_stands_in_a_column_of_its_own(both: pd.DataFrame):
+    board = cells(bench.leaderboard(both), BY_RMSE)
+    place = board[""].index("a_uniform RMSE_KNOWN_NONZERO")
+    assert board["gene_mean, told"][place] == "0.500 ± 0.000"
+    assert [line[place] for name, line in board.items() if name in ("magic", "dca", "knn")] == ["", "", ""]
+    assert board["gene_mean, told"][1] == ""  # no mean of another score
+    page = bench.leaderboard(both)
+    assert "**gene_mean, told**" not in page
+
+
+def test_averages_leave_out_data_sets_that_a_score_cannot_judge(both: pd.DataFrame):
+    found = bench.differences(both).set_index(["variant", "floor"])
+    assert found.loc[("dca", "knn")].tolist() == pytest.approx([0.2, 0, 2], abs=1e-9)
+    other = bench.differences(both, "rmse_nonzero").set_index(["variant", "floor"])
+    assert other.loc[("dca", "knn")].tolist() == pytest.approx([0.1, 0, 2], abs=1e-9)
+    assert other.loc[("dca", "gene_mean, told"), "n_seeds"] == 0
+    assert bench.measured(both)["score"].to_dict() == pytest.approx({"dca": -0.295, "magic": -0.195, "knn": -0.095})
+
+
+def test_a_failure_on_a_data_set_that_a_score_can_judge_still_counts(both: pd.DataFrame):
+    failed = (both["variant"] == "dca") & (both["dataset"] == "b_thinning")
+    both.loc[failed, ["poisson_gain", "poisson_loss"]] = np.nan
+    both.loc[failed, "error"] = "ValueError: no"
+    assert "dca" not in bench.measured(both).index
+    page = bench.leaderboard(both)
+    board = cells(page, BY_GAIN)
+    assert board["dca"][1] == "" and "failed 2/2" in board["dca"]
+    assert "the best method is **magic**" in page.partition(BY_RMSE)[0]
+    assert cells(page, BY_RMSE)["dca"][1] == "0.700 ± 0.000"  # and not where it did not fail

@@ -74,3 +74,30 @@ def test_presets_stand_in_place_of_the_variants_for_the_data_they_are_meant_for(
     assert grid["methods"] == {name: dict(zip(("method", "preset"), name.split(), strict=True)) for name in names}
     (other,) = plan(path, presets=True, datasets=["pbmc_demo"])
     assert [each["preset"] for each in other["methods"].values()] == ["paper", "dance", "10x_pbmc"]
+
+
+ON = """
+[impute.knn]
+[impute.knn.real.a_thinning]
+[impute.knn.real.a_uniform]
+[impute.gene_mean]
+variants = { "gene_mean" = {}, "told" = { output = "log1p_nonzero", on = ["a_uniform", "b_uniform"] } }
+[impute.gene_mean.real.a_thinning]
+[impute.gene_mean.real.a_uniform]
+"""
+
+
+def test_a_variant_runs_on_the_data_sets_that_it_is_meant_for(tmp_path: Path):
+    path = tmp_path / "golden.toml"
+    path.write_text(ON)
+    plain = {"knn": {"method": "knn"}, "gene_mean": {"method": "gene_mean"}}
+    told = {"told": {"method": "gene_mean", "output": "log1p_nonzero"}}
+    assert plan(path) == [
+        {"task": "impute", "methods": plain, "datasets": ["a_thinning", "a_uniform"]},
+        {"task": "impute", "methods": told, "datasets": ["a_uniform", "b_uniform"]},
+    ]
+    assert plan(path, datasets=["other_thinning", "b_uniform"]) == [
+        {"task": "impute", "methods": plain, "datasets": ["other_thinning", "b_uniform"]},
+        {"task": "impute", "methods": told, "datasets": ["b_uniform"]},
+    ]
+    assert plan(path, datasets=["a_thinning"]) == [{"task": "impute", "methods": plain, "datasets": ["a_thinning"]}]

@@ -435,3 +435,89 @@ def test_every_split_names_columns_or_a_share():
     for name in datasets.names("annotate"):
         split = datasets.info(name)["split"]
         assert set(split) - {"only"} in ({"share"}, {"key", "ref"})
+
+
+# Problems of imputation: what is hidden
+
+
+IMPUTED = [name for name in datasets.names("impute") if datasets.info(name).get("embedded")]
+
+
+@pytest.fixture
+def hiding(monkeypatch):
+    """The problem of pbmc_demo with counts hidden in another way."""
+
+    def given(seed=0, **how):
+        entry = {**datasets.info("pbmc_demo"), "tasks": ["impute"], "hidden": how}
+        monkeypatch.setattr(datasets._problem, "info", lambda name: entry)
+        monkeypatch.setattr(datasets._problem, "names", lambda task: ["pbmc_demo"])
+        return datasets.problem("impute", "pbmc_demo", random_state=seed)
+
+    return given
+
+
+def test_an_entry_has_what_stands_in_the_one_it_is_of_and_nothing_of_its_tasks():
+    for name in datasets.names("impute"):
+        entry = datasets.info(name)
+        other = datasets.info(entry["of"])
+        assert "of" not in other
+        assert entry["tasks"] == ["impute"] != other["tasks"]
+        assert {part: entry[part] for part in ("file", "sha256", "shape")} == {
+            part: other[part] for part in ("file", "sha256", "shape")
+        }
+        assert entry["description"] != other["description"]
+
+
+@pytest.mark.parametrize("name", IMPUTED)
+def test_a_data_set_with_hidden_counts_loads_with_all_of_them(name):
+    one, other = datasets.load(name), datasets.load(datasets.info(name)["of"])
+    assert (one.X != other.X).nnz == 0
+    assert one.obs.equals(other.obs)
+
+
+@pytest.mark.parametrize("name", IMPUTED)
+def test_the_problem_holds_what_is_left_and_the_truth_stands_apart(name):
+    given, whole = datasets.problem("impute", name), datasets.load(name)
+    data = given.data
+    assert not data.uns and not data.obsm and not data.varm and not data.layers and data.raw is None
+    assert (list(data.obs), list(data.var), data.is_view) == ([], [], False)
+    assert data.obs_names.equals(whole.obs_names) and data.var_names.equals(whole.var_names)
+    assert (given.truth != whole.X).nnz == 0
+    held_out = given.truth - data.X
+    assert held_out.min() == 0
+    assert held_out.sum() / given.truth.sum() == pytest.approx(0.1, abs=0.002)
+    assert given.arguments == {"output": "counts", "policy": "replace"}
+
+
+def test_the_seed_decides_what_is_hidden():
+    one, again, other = (datasets.problem("impute", IMPUTED[0], random_state=seed).data.X for seed in (1, 1, 2))
+    assert (one != again).nnz == 0
+    assert (one != other).nnz > 0
+
+
+@pytest.mark.parametrize("protocol", ["uniform", "exponential"])
+def test_whole_entries_are_judged_as_logarithms(hiding, protocol):
+    given = hiding(protocol=protocol, rate=0.1)
+    assert given.arguments == {"output": "log1p", "policy": "replace"}
+    held_out = given.truth - given.data.X
+    assert held_out.multiply(given.data.X).nnz == 0
+    hidden, there = np.diff(held_out.tocsr().indptr), np.diff(given.truth.indptr)
+    assert (hidden == there // 10).all()
+
+
+def test_genes_are_chosen_before_counts_are_hidden_and_by_all_of_them(hiding):
+    given = hiding(protocol="uniform", rate=0.5, n_top_genes=50)
+    other = hiding(seed=1, protocol="uniform", rate=0.5, n_top_genes=50)
+    assert given.data.shape == given.truth.shape == (800, 50)
+    assert given.data.var_names.equals(other.data.var_names)
+    whole = datasets.load("pbmc_demo")
+    assert (given.truth != whole[:, given.data.var_names].X).nnz == 0
+
+
+def test_all_that_is_hidden_is_hidden_in_a_way_there_is():
+    from scdance.pp import mask
+
+    for name in datasets.names("impute"):
+        how = dict(datasets.info(name)["hidden"])
+        assert how.pop("n_top_genes", 1) > 0
+        mask(sp.csr_matrix(COUNTS), rng=np.random.default_rng(0), **how)

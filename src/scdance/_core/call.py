@@ -11,6 +11,7 @@ from scdance._checks import whole_number
 
 from .evaluate import evaluated
 from .expression import refuse_large
+from .knobs import changed
 from .method import Method
 from .objects import copied, opened
 from .read import read_roles
@@ -46,14 +47,17 @@ def call(
     if neighbors is not None:
         whole_number(neighbors, "neighbors", least=2)
     key = check_slots(table, task, key_added, model.name, neighbors=neighbors is not None)
-    judged: dict[str, float] = {}
-    if evaluate:
-        fixed = {name for name, value in params.items() if value is not None} | {*model.presets.get(preset or "", ())}
-        model, judged, scores = evaluated(model, table, fixed, progress=progress, **reading)
     roles = read_roles(task, model, data, table, **reading)
+    model.check_cells(roles[task.roles[-1]])
     if any(slot.kind == "expression" for slot in task.gives.values()):
         n_layers = 1 + bool(getattr(model, "uncertainty", False))
         refuse_large(roles[task.roles[-1]], getattr(model, "genes", None), n_layers)
+    if evaluate:
+        fixed = {name for name, value in params.items() if value is not None} | {*model.presets.get(preset or "", ())}
+        before = repr(model.recipe)
+        model, judged, scores = evaluated(model, table, fixed | changed(model), progress=progress, **reading)
+        if repr(model.recipe) != before:
+            roles = read_roles(task, model, data, table, **reading)
     result, seconds = solve(model, progress=progress, checkpoint=checkpoint, **roles)
     if evaluate:
         names = roles[task.roles[-1]].var_names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import scipy.sparse as sp
 from scdance._checks import InputError, column
 from scdance.pp import OnDisk, Rows, canonical, is_on_disk
 
-from .expression import out_of_unit
+from .expression import in_unit, out_of_unit
 from .method import Method
 from .read import _matrix
 from .scan import _instead, scan
@@ -20,6 +21,7 @@ from .write import ROOT, _restored, plain, record_of, safe_name, slots_of
 
 SPLIT = "split_counts"  # under this name `uns` keeps the records of splits, by the layer to test in
 HOLD_OUT = "hold_out"  # and under this one those of what was hidden, by the layer with what is left
+COMPARED = ("truth", "observed", "rates", "logs", "logs_of_nonzero", "before", "after")  # by scores of expression
 
 
 def raw_counts(
@@ -125,13 +127,28 @@ def write_layers(adata: Any, tool: str, key: str, layers: dict[str, Any], record
         adata.uns.setdefault(ROOT, {}).setdefault(tool, {})[key] = plain(record)
 
 
+def made_from(adata: Any, task: Task, layer: str) -> list[str]:
+    """Keys of the runs of a task that read a layer."""
+    runs = adata.uns.get(ROOT, {}).get(task.name, {})
+    return [str(key) for key, run in runs.items() if run.get("input", {}).get("layer") == f"layers[{layer!r}]"]
+
+
 def matrix_at(adata: Any, where: str) -> Any:
     """The matrix that a run record names: "X" or "layers['name']"."""
-    if where == "X":
+    name = _layer(where)
+    if name is None:
         return adata.X
-    name = ast.literal_eval(where.removeprefix("layers[").removesuffix("]"))
     column(adata.layers, name, where="adata.layers", what="the layer that the run read", argument="key")
     return adata.layers[name]
+
+
+def _layer(where: str) -> str | None:
+    """Name of the layer that a run record names, None for X."""
+    return str(ast.literal_eval(where[len("layers[") : -1])) if where.startswith("layers[") else None
+
+
+def _loaded(matrix: Any) -> sp.csr_matrix:
+    return OnDisk(matrix)[:] if is_on_disk(matrix) else canonical(matrix)
 
 
 def source_of(adata: Any, layer: str) -> str | None:
@@ -140,36 +157,56 @@ def source_of(adata: Any, layer: str) -> str | None:
     return record.get("input", {}).get("layer")
 
 
-def hidden(adata: Any, task: Task, key: str, truth: str | None) -> dict[str, Any]:
+def hidden(
+    adata: Any, task: Task, key: str, truth: str | None, needs: Collection[str] = COMPARED[:5]
+) -> dict[str, Any]:
     """What scores of a result of a task on expression compare.
 
     `truth`, all counts, (n_obs, n_vars); `observed`, those that the method saw; and its prediction as `rates`,
-    expected counts, as `logs`, of log(1 + count), and as `logs_of_nonzero`, None where it has another unit.
+    expected counts, as `logs`, of log(1 + count), and as `logs_of_nonzero`, None where it has another unit. `before`
+    and `after` are log-normalised: what the method saw, and its prediction. `needs` are those that are wanted; nothing
+    is looked for if there is none of them, or no result.
     """
     where, name = slots_of(task, key)["expression"]
-    if name not in getattr(adata, where):
+    if name not in getattr(adata, where) or not set(needs) & set(COMPARED):
         return {}
     record = record_of(adata, task, key)
-    seen = str(record.get("input", {}).get("layer", "X"))
-    source = None
-    if truth is None and seen.startswith("layers["):
-        source = source_of(adata, ast.literal_eval(seen.removeprefix("layers[").removesuffix("]")))
-    if truth is None and source is None:
+    read = record.get("input", {})
+    seen, unit = str(read.get("layer", "X")), str(record.get("params", {}).get("output", "lognorm"))
+    whole = _whole(adata, key, seen, truth) if "truth" in needs else None
+    observed = _loaded(matrix_at(adata, seen))
+    depth = np.asarray(observed.sum(axis=1, dtype=np.float64)).ravel()
+    values = getattr(adata, where)[name]
+    values = canonical(values).toarray() if sp.issparse(values) else np.asarray(values)
+    given: dict[str, Any] = {**dict.fromkeys(COMPARED), "truth": whole, "observed": observed}
+    if unit == "log1p_nonzero":
+        given["logs_of_nonzero"] = values
+    else:
+        given["rates"] = out_of_unit(values, depth, unit)
+        given["logs"] = values if unit == "log1p" else np.log1p(given["rates"])
+    if "before" in needs:
+        is_logged = read.get("kind") == "log-normalised"
+        given["before"] = observed if is_logged else in_unit(observed, depth, "lognorm")
+        if unit == "lognorm":
+            given["after"] = values
+        elif given["rates"] is not None:
+            given["after"] = in_unit(given["rates"], depth, "lognorm")
+    return given
+
+
+def _whole(adata: Any, key: str, seen: str, truth: str | None) -> Any:
+    """All counts: those in the layer `truth`, else those from which the layer that was seen was made."""
+    if truth is not None:
+        return _loaded(
+            column(adata.layers, truth, where="adata.layers", what="the layer with all counts", argument="truth")
+        )
+    layer = _layer(seen)
+    source = None if layer is None else source_of(adata, layer)
+    if source is None:
         msg = (
             f"The run {key!r} read `{seen}`, of which nothing is known to be hidden. Hide some counts with "
             "`scdance.tl.hold_out`, impute the layer that it writes, and score that; or pass the layer with all counts "
             "as `truth=`."
         )
         raise InputError(msg)
-    if truth is not None:
-        column(adata.layers, truth, where="adata.layers", what="the layer with all counts", argument="truth")
-    observed = canonical(matrix_at(adata, seen))
-    values, unit = getattr(adata, where)[name], str(record.get("params", {}).get("output", "lognorm"))
-    values = canonical(values).toarray() if sp.issparse(values) else np.asarray(values)
-    given: dict[str, Any] = dict.fromkeys(("rates", "logs", "logs_of_nonzero"))
-    if unit == "log1p_nonzero":
-        given["logs_of_nonzero"] = values
-    else:
-        rates = out_of_unit(values, np.asarray(observed.sum(axis=1, dtype=np.float64)).ravel(), unit)
-        given |= {"rates": rates, "logs": values if unit == "log1p" else np.log1p(rates)}
-    return {**given, "observed": observed, "truth": adata.layers[truth] if truth else matrix_at(adata, str(source))}
+    return _loaded(matrix_at(adata, source))

@@ -21,6 +21,7 @@ from .run import solve, watched
 SHARE = 0.9  # of the molecules, from which the others are predicted
 ROWS = 4096
 GROWTH = 1.5  # from one epoch that is judged to the next
+LENGTH = {"epochs", "steps"}  # knobs that say how long a training is
 
 
 def evaluated(
@@ -68,7 +69,7 @@ def evaluated(
         for epochs, scores in watch.seen.items():
             told = {**choice, **({"epochs": epochs} if epochs else {})}
             rows.append({**told, "poisson_loss": scores.loss, "poisson_gain": scores.gain})
-            chosen = told if "epochs" not in fixed else choice
+            chosen = choice if fixed & LENGTH else told
             if best is None or scores.loss < best[0]:
                 best = (scores.loss, chosen, cells.var_names[watch.modelled], scores)
     assert best is not None

@@ -44,7 +44,7 @@ def refuse_large(cells: Cells, genes: Any, n_layers: int) -> None:
     dense = n_genes >= DENSE_FROM * cells.n_vars_in
     size = n_layers * cells.n_obs_in * BYTES[dense] * (cells.n_vars_in if dense else n_genes) / 1e9
     if size > settings.max_result_gb:
-        fitting = max(int(n_genes * settings.max_result_gb / size), 1)
+        fitting = max(int(settings.max_result_gb * 1e9 / (n_layers * cells.n_obs_in * BYTES[False])), 1)
         msg = (
             f"The result would take {size:.1f} GB ({cells.n_obs_in} cells × {n_genes} genes), but "
             f"`scdance.settings.max_result_gb` is {settings.max_result_gb:g}. Ask for the genes that you need, some "

@@ -124,6 +124,12 @@ def values_of(method: Any) -> dict[str, Any]:
     return found
 
 
+def changed(method: Any) -> set[str]:
+    """Names of the knobs of an instance that are not at their default."""
+    known = knobs(type(method))  # type: ignore[arg-type]
+    return {name for name, value in values_of(method).items() if value != known[name].default}
+
+
 def _fitting(value: Any, knob: Knob, owner: str) -> Any:
     """`value` in the type of the knob (int → float, list → tuple), or an error that says what fits."""
     import numpy as np

@@ -105,6 +105,9 @@ class Method:
     def check(self) -> None:
         """Refuse knobs that do not go together, and say what package they need, before anything is read."""
 
+    def check_cells(self, cells: Any) -> None:
+        """Refuse cells that do not go with the knobs, before anything is computed."""
+
     def fit(self, **roles: Any) -> Self:
         """Learn from the cells of each role."""
         raise NotImplementedError

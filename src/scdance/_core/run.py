@@ -159,6 +159,8 @@ def solve(
     """
     task = TASKS[model.task]
     cells: Any = roles.get(task.roles[-1])
+    if cells is not None:
+        model.check_cells(cells)
     if model.is_fitted and not model.inductive and getattr(model, "fitted_on_", "") != _who(cells):
         others = [name for name in registry.names(task.name) if registry.get(task.name, name).inductive]
         msg = (

@@ -69,6 +69,14 @@ def scan(x: Rows, adata: Any, where: str, model: Method, *, profiles: bool = Fal
             raise InputError(msg)
         logger.info("%s: `%s` is log-normalised already and is taken as it is", model.name, where)
         return "log-normalised", depth
+    made_from = _imputed_from(adata, where[max(where.find("layers["), 0) :])
+    if made_from is not None and "counts" in model.needs:
+        warn(
+            f"`{where}` was written by scdance's 'impute': it holds estimates, each made from many cells, but "
+            f"{model.name or type(model).__name__} needs raw counts. Pass those that the estimates were made from, "
+            f"`{made_from}`{', by leaving `layer=` out' * (made_from == 'X')}."
+        )
+        return "fractional counts", depth
     warn(
         f"{fractions} values of `{where}` have fractions (up to {high:.3g}); they are taken as counts corrected for "
         "background or estimated by RSEM. If they are normalised, pass the raw counts as `layer=`."
@@ -101,6 +109,14 @@ def _instead(adata: Any, where: str) -> str:
     there = f" The object also holds {listed(others)}." if others else ""
     raw = " (from raw: `adata.layers['counts'] = adata.raw[:, adata.var_names].X`)" if "raw" in others else ""
     return f"{there} Pass the layer with raw counts as `layer=`{raw}."
+
+
+def _imputed_from(adata: Any, where: str) -> str | None:
+    """What a layer was made from, if a run of imputation wrote it."""
+    for run in adata.uns.get("scdance", {}).get("impute", {}).values():
+        if where in [f"layers[{str(slot).removeprefix('layers/')!r}]" for slot in run.get("slots", [])]:
+            return str(run.get("input", {}).get("layer", "X"))
+    return None
 
 
 def _looks_logged(adata: Any, where: str, linear: np.ndarray, high: float) -> bool:

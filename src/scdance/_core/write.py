@@ -65,9 +65,16 @@ def check_slots(adata: Any, task: Task, key_added: str | None, method: str, *, n
         raise InputError(msg)
     own = _claimed(adata, task, key)
     for where, name in [*slots_of(task, key).values(), *(neighbor_slots(key) if neighbors else [])]:
-        if where == "obs" and name == adata.obs.index.name:
+        if where in ("obs", "var") and name == getattr(adata, where).index.name:
             msg = (
-                f"The index of `adata.obs` is called {name!r}, as a column would be. Pass another name as `key_added=`."
+                f"The index of `adata.{where}` is called {name!r}, as a column would be. Pass another name as "
+                "`key_added=`."
+            )
+            raise InputError(msg)
+        if (where, name) == ("layers", "counts"):
+            msg = (
+                "`adata.layers['counts']` is where every tool looks for raw counts, so no estimate is put there. Pass "
+                f"another name: `key_added={f'{key}_{task.name}'!r}`."
             )
             raise InputError(msg)
         if name in getattr(adata, where) and (where, name) not in own:
@@ -94,7 +101,7 @@ def write(
     With `neighbors` a graph of so many neighbours in the embedding goes beside it.
     """
     columns = safe_names(names) if any(task.gives[part].kind in FRAMES for part in result) else []
-    unit = record.get("params", {}).get("output", "")
+    unit = record.get("params", {}).get("output", "lognorm")
     values = {
         slots_of(task, key)[part]: in_layer(task.gives[part], value, result, cells, adata.var_names, unit)
         if task.gives[part].kind in ("expression", *BY_GENE)

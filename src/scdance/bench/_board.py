@@ -117,8 +117,8 @@ def differences(rows: pd.DataFrame, score: str | None = None, *, k: str = "known
 
     score = score or _scores(rows, None)[0]
     rows = _of_mode(rows, k)
-    sign, mean = _sign(score), averages(rows, score)
     kinds = rows.drop_duplicates("variant").set_index("variant")["kind"]
+    sign, mean = _sign(score), averages(rows, score).reindex(columns=kinds.index)
     pairs = []
     for variant in kinds.index[kinds.isin(["method", "route"])]:
         for floor in kinds.index[kinds == "floor"]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdance._checks import MissingPackageError
-from scdance._core.task import ANNOTATE, CLUSTER, DECONVOLVE, JOINT_EMBED, TASKS, Task
+from scdance._core.task import ANNOTATE, CLUSTER, DECONVOLVE, IMPUTE, JOINT_EMBED, TASKS, Task
 from scdance._settings import logger
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Part:
     given
         Makes them: the object, and further arguments of the tool.
     truth
-        Name of what is known, where the scores of the task look for it.
+        Name of what is known, where the scores of the task look for it; None: what a record says was hidden.
     draw
         Figure of the object with all results, from its truth and the table of scores.
     known
@@ -56,8 +56,8 @@ class Part:
     how: str
     code: str
     given: Callable[[], tuple[Any, dict[str, Any]]]
-    truth: str
-    draw: Callable[[Any, str, Task, pd.DataFrame], Figure]
+    truth: str | None
+    draw: Callable[[Any, Any, Task, pd.DataFrame], Figure]
     known: dict[str, Any] = field(default_factory=dict)
 
 
@@ -116,7 +116,8 @@ def _table(task: Task, part: Part, data: Any, arguments: dict[str, Any]) -> pd.D
     if not rows:
         return table
     first = task.metrics[0]
-    return table.sort_values(first, ascending=not metrics.get(first).higher_is_better).round(3)
+    table = table.sort_values(first, ascending=not metrics.get(first).higher_is_better)
+    return table.dropna(axis="columns", how="all").round(3)  # not every score is defined for what was hidden
 
 
 def _shown(task: Task) -> list[str]:
@@ -192,6 +193,14 @@ def _parts() -> dict[str, Part]:
             truth=info(marrow)["labels_key"],
             draw=_draw_spaces,
         ),
+        IMPUTE.name: Part(
+            dataset=blood,
+            how="A tenth of the counted molecules is hidden first, and foretold from the others.",
+            code=f'adata = sd.datasets.load("{blood}")\nsd.tl.hold_out(adata)',
+            given=lambda: _partly_hidden(blood),
+            truth=None,
+            draw=_draw_held_out,
+        ),
     }
 
 
@@ -207,6 +216,15 @@ def _halves(name: str) -> tuple[AnnData, dict[str, Any]]:
 
     cells = datasets.load(name)
     return cells[1::2].copy(), {"ref": cells[::2].copy(), "labels_key": datasets.info(name)["labels_key"]}
+
+
+def _partly_hidden(name: str) -> tuple[AnnData, dict[str, Any]]:
+    """Cells with a layer that lacks some of their molecules, for methods to read."""
+    from scdance import datasets, tl
+
+    cells = datasets.load(name)
+    tl.hold_out(cells)
+    return cells, {"layer": "counts_kept", "output": "counts"}
 
 
 def _spots(name: str) -> tuple[AnnData, dict[str, Any]]:
@@ -236,7 +254,7 @@ def _section(task: Task, part: Part, data: Any, table: pd.DataFrame, file: Path)
             f"<p>{to.escaped(task.text)}</p>",
             f"<p>Data: {to.escaped(origin)} {to.escaped(part.how)}</p>",
             to.table(table),
-            f'<p class="quiet">{to.escaped(_legend(task))}</p>',
+            f'<p class="quiet">{to.escaped(_legend(task, table))}</p>',
             to.image(shot, f"{task.name}: what is known beside the results of {names}, and their scores as bars"),
             "<h3>What was run</h3>",
             to.table(_what_was_run(data, table)),
@@ -246,11 +264,16 @@ def _section(task: Task, part: Part, data: Any, table: pd.DataFrame, file: Path)
     )
 
 
-def _legend(task: Task) -> str:
+def _scores(task: Task, table: pd.DataFrame) -> list[str]:
+    """The scores of a task that are defined here."""
+    return [name for name in task.metrics if name in table]
+
+
+def _legend(task: Task, table: pd.DataFrame) -> str:
     """Which way the scores go."""
     from scdance import metrics
 
-    ways = {name: "higher" if metrics.get(name).higher_is_better else "lower" for name in task.metrics}
+    ways = {name: "higher" if metrics.get(name).higher_is_better else "lower" for name in _scores(task, table)}
     told = ", ".join(f"{name} ({way} is better)" for name, way in ways.items())
     return f"{told}; seconds of the whole call. {NO_BENCHMARK}"
 
@@ -276,7 +299,8 @@ def _code(task: Task, part: Part, data: Any, table: pd.DataFrame) -> str:
     name = NAMES[kind_of(data)]
     lines = ["import scdance as sd", "", part.code]
     for key in table.index:
-        score = f'sd.metrics.score({name}, "{task.name}", key="{key}", truth="{part.truth}")'
+        truth = f', truth="{part.truth}"' if part.truth else ""
+        score = f'sd.metrics.score({name}, "{task.name}", key="{key}"{truth})'
         lines += ["", call_of(runs[key], info(part.dataset)["labels_key"]), score]
     return "\n".join(lines)
 
@@ -313,8 +337,9 @@ def _panels(task: Task, table: pd.DataFrame, n: int) -> tuple[Figure, list[Axes]
     for ax in panels[n:]:
         ax.set_axis_off()
     floors = [registry.get(task.name, name).control for name in table.index]
-    scores = np.array(below.subplots(1, len(task.metrics), squeeze=False))
-    pl.benchmark(table.reset_index().assign(control=floors), task.metrics, ax=scores)
+    shown = _scores(task, table)
+    scores = np.array(below.subplots(1, len(shown), squeeze=False))
+    pl.benchmark(table.reset_index().assign(control=floors), shown, ax=scores)
     return figure, panels[:n]
 
 
@@ -382,6 +407,20 @@ def _draw_spaces(mdata: Any, truth: str, task: Task, table: pd.DataFrame) -> Fig
         pl.embedding(mdata, shown, basis="X_tsne", ax=ax)
         ax.set_title(_title(table, key))
     _one_legend(panels)
+    return figure
+
+
+def _draw_held_out(adata: AnnData, truth: None, task: Task, table: pd.DataFrame) -> Figure:
+    """Held-out molecules by those that each method expected."""
+    from scdance import pl
+
+    figure, panels = _panels(task, table, len(table))
+    for ax, key in zip(panels, table.index, strict=True):
+        pl.imputation(adata, key, panels=["held_out"], ax=ax)
+        ax.set_title(_title(table, key))
+    widest = max((ax.get_xlim() for ax in panels), key=lambda limits: limits[1])
+    for ax in panels:
+        ax.set(xlim=widest, ylim=widest)
     return figure
 
 

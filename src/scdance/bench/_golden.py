@@ -22,7 +22,8 @@ def plan(path: str | Path, *, datasets: Sequence[str] | None = None, presets: bo
     path
         The file.
     datasets
-        Names of data sets to run on; None: those of the file.
+        Names of data sets to run on; None: those of the file. A variant that the file has ``on`` some data sets only
+        runs on no others.
     presets
         Run the published presets of the methods in place of their variants: that of the paper, DANCE's, and the one
         for the data set.
@@ -51,15 +52,15 @@ def plan(path: str | Path, *, datasets: Sequence[str] | None = None, presets: bo
                 continue
             for variant, settings in row.get("variants", {method: {}}).items():
                 knobs = {name: value for name, value in settings.items() if name != "on"}
-                variants = grids.setdefault((task, tuple(settings.get("on", row["real"]))), {})
+                own = settings.get("on", row["real"])
+                wanted = own if datasets is None else [name for name in datasets if name in own or "on" not in settings]
+                variants = grids.setdefault((task, tuple(wanted)), {})
                 if variant in variants:
                     both = f"{variants[variant]['method']} and {method}"
                     msg = f"{path} gives the variant {variant!r} to {both}; rename one."
                     raise InputError(msg)
                 variants[variant] = {"method": method, **knobs}
-    plans = [
-        {"task": task, "methods": grid, "datasets": list(datasets or names)} for (task, names), grid in grids.items()
-    ]
+    plans = [{"task": task, "methods": grid, "datasets": list(names)} for (task, names), grid in grids.items() if names]
     return [each for grid in plans for each in _published(grid)] if presets else plans
 
 

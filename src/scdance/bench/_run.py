@@ -146,7 +146,8 @@ def _variant(
         )
         raise InputError(msg)
     # as the file will hold them: a tuple comes back as a list
-    return method, kind, json.loads(json.dumps(own)), modes if "n_clusters" in knobs(cls) else ["estimated"]
+    counted = "labels" in task.gives and "n_clusters" in knobs(cls)  # elsewhere nobody is told the number of types
+    return method, kind, json.loads(json.dumps(own)), modes if counted else ["estimated"]
 
 
 class _Table:

@@ -3,6 +3,8 @@ from ._cells import fuzzy as fuzzy
 from ._cells import knn as knn
 from ._consensus import Consensus as Consensus
 from ._consensus import consensus as consensus
+from ._genes import correlations as correlations
+from ._genes import gene_graph as gene_graph
 from ._ops import normalize as normalize
 from ._ops import self_loops as self_loops
 from ._ops import symmetric as symmetric

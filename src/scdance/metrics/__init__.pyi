@@ -16,8 +16,10 @@ from ._embedding import dance_kmeans_ari as dance_kmeans_ari
 from ._embedding import dance_kmeans_nmi as dance_kmeans_nmi
 from ._embedding import kmeans_ari as kmeans_ari
 from ._embedding import kmeans_nmi as kmeans_nmi
+from ._imputation import correlation_inflation as correlation_inflation
 from ._imputation import cosine_nonzero as cosine_nonzero
 from ._imputation import mae_nonzero as mae_nonzero
+from ._imputation import marker_inflation as marker_inflation
 from ._imputation import pearson_nonzero as pearson_nonzero
 from ._imputation import poisson_gain as poisson_gain
 from ._imputation import poisson_loss as poisson_loss

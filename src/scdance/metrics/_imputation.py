@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from scdance._checks import InputError
+from scdance._checks import InputError, whole_number
 from scdance.pp import HeldOut, canonical
 
+from ._clustering import _codes, _same_length
 from ._metric import metric
 
 ROWS = 1024
+LEAST_FOLD = 0.25  # log fold change from which a gene is a marker: the ratio to a smaller one is noise
+WHOLE = 1e-3  # how far a difference of counts in float32 may be from a whole number
 
 
 class _Hidden(NamedTuple):
@@ -31,13 +34,29 @@ def _matrices(truth: ArrayLike | sp.spmatrix, observed: ArrayLike | sp.spmatrix)
         msg = f"The truth has shape {truth.shape}, what was observed {observed.shape}; they must be the same cells."
         raise InputError(msg)
     held_out = canonical(truth - observed)
-    if held_out.nnz == 0 or held_out.data.min() < 0:
+    if held_out.nnz == 0:
+        msg = "Nothing was held out: truth and observed counts are the same. Hide some with `scdance.tl.hold_out`."
+        raise InputError(msg)
+    if held_out.data.min() < 0 or (np.abs(held_out.data - np.rint(held_out.data)) > WHOLE).any():
         msg = (
-            "Nothing was held out: what was observed must be the truth without some of its counts, as "
-            "`scdance.tl.hold_out` makes it."
+            "What was observed is not the truth without some of its counts: one of both was changed, perhaps "
+            "normalised, since `scdance.tl.hold_out` made it. Pass raw counts as the truth."
         )
         raise InputError(msg)
     return observed, held_out
+
+
+def _dense(values: Any) -> np.ndarray:
+    dense: np.ndarray = cast("Any", values).toarray() if sp.issparse(values) else np.asarray(values)
+    return dense
+
+
+def _prediction(given: ArrayLike | sp.spmatrix, shape: tuple[int, ...]) -> np.ndarray:
+    values = _dense(given)
+    if values.shape != shape:
+        msg = f"The prediction has shape {values.shape}, the truth {shape}; they must be the same cells and genes."
+        raise InputError(msg)
+    return values
 
 
 def _thinned(observed: sp.csr_matrix, held_out: sp.csr_matrix) -> bool:
@@ -53,7 +72,7 @@ def _hidden(
     if logs is None or _thinned(observed, held_out):
         return None
     row = np.repeat(np.arange(held_out.shape[0]), np.diff(held_out.indptr))
-    logs = np.asarray(logs)
+    logs = _prediction(logs, observed.shape)
     zero_row, zero_column = _zeros(observed, held_out, held_out.nnz)
     return _Hidden(
         np.log1p(held_out.data).astype(np.float64),
@@ -66,13 +85,11 @@ def _zeros(observed: sp.csr_matrix, held_out: sp.csr_matrix, n: int) -> tuple[np
     """Rows and columns of `n` entries that are zero in truth, drawn at random, the same for every prediction."""
     n_obs, n_vars = observed.shape
     counts = canonical(observed + held_out)
-    code = np.repeat(np.arange(n_obs), np.diff(counts.indptr)) * n_vars + counts.indices
-    n = min(n, n_obs * n_vars - len(code))
-    rng, found = np.random.default_rng(0), np.zeros(0, dtype=np.int64)
-    while len(found) < n:
-        drawn = rng.integers(n_obs * n_vars, size=2 * n)
-        found = np.unique(np.concatenate([found, drawn[~np.isin(drawn, code)]]))
-    found = rng.permutation(found)[:n]
+    code = np.repeat(np.arange(n_obs, dtype=np.int64), np.diff(counts.indptr)) * n_vars + counts.indices
+    n_zeros = n_obs * n_vars - len(code)
+    drawn = np.random.default_rng(0).choice(n_zeros, min(n, n_zeros), replace=False, shuffle=False)
+    # before the i-th count lie code[i] − i zeros, so this many counts lie before a zero
+    found = drawn + np.searchsorted(code - np.arange(len(code)), drawn, side="right")
     return found // n_vars, found % n_vars
 
 
@@ -222,7 +239,7 @@ def rmse_zero(truth: ArrayLike | sp.spmatrix, observed: ArrayLike | sp.spmatrix,
 
     Returns
     -------
-    Error in units of log(1 + count); NaN without a prediction, or where single molecules were held out.
+    Error in units of log(1 + count); NaN without a prediction or a zero, or where single molecules were held out.
 
     Raises
     ------
@@ -264,7 +281,7 @@ def rmse_both(truth: ArrayLike | sp.spmatrix, observed: ArrayLike | sp.spmatrix,
     >>> import numpy as np
     >>> import scdance as sd
     >>> truth, seen = np.array([[3.0, 1.0], [2.0, 0.0]]), np.array([[0.0, 1.0], [2.0, 0.0]])
-    >>> sd.metrics.rmse_both(truth, seen, np.log1p(truth))
+    >>> round(sd.metrics.rmse_both(truth, seen, np.log1p(truth)), 6)
     0.0
     """
     hidden = _hidden(truth, observed, logs)
@@ -337,7 +354,7 @@ def poisson_loss(truth: ArrayLike | sp.spmatrix, observed: ArrayLike | sp.spmatr
     >>> import scdance as sd
     >>> truth, seen = np.array([[3.0, 1.0], [2.0, 0.0]]), np.array([[2.0, 1.0], [1.0, 0.0]])
     >>> round(sd.metrics.poisson_loss(truth, seen, seen), 3)
-    0.847
+    0.673
     """
     scores = _scored(truth, observed, rates)
     return float("nan") if scores is None else scores.loss
@@ -375,13 +392,159 @@ def poisson_gain(truth: ArrayLike | sp.spmatrix, observed: ArrayLike | sp.spmatr
     return float("nan") if scores is None else scores.gain
 
 
+@metric(higher_is_better=False, range=(-1.0, 1.0))
+def correlation_inflation(
+    before: ArrayLike | sp.spmatrix,
+    after: ArrayLike | sp.spmatrix | None,
+    *,
+    n_genes: int = 200,
+    random_state: int = 0,
+) -> float:
+    """Mean absolute correlation of genes drawn at random after imputation, less that before it.
+
+    Averaging over similar cells makes all genes follow the same few axes of variation: what rises by much more than
+    the noise can hide is made up, so a large value is an alarm of too much smoothing.
+
+    Parameters
+    ----------
+    before, after
+        Log-normalised values that the method saw and that it gave, (n_obs, n_vars), dense or sparse, finite. None:
+        there are no such values.
+    n_genes
+        Genes that are drawn among those that vary before and after, at least 2; all pairs of them are compared.
+    random_state
+        Seed of the draw.
+
+    Returns
+    -------
+    Difference of the means of |Pearson's r|: 0 as if nothing was imputed, near 1 if all genes follow one axis; NaN
+    without a prediction, or where fewer than two genes vary.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, a value is not finite, or `n_genes` is below 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scdance as sd
+    >>> rng = np.random.default_rng(0)
+    >>> before, axis = rng.random((300, 5)), rng.random((300, 1))
+    >>> round(sd.metrics.correlation_inflation(before, axis * np.arange(1, 6)), 1)
+    1.0
+    """
+    whole_number(n_genes, "n_genes", least=2)
+    if after is None:
+        return float("nan")
+    before, after = _values(before, after)
+    genes = np.flatnonzero(_varies(before) & _varies(after))
+    if len(genes) < 2:
+        return float("nan")
+    if len(genes) > n_genes:
+        genes = np.random.default_rng(random_state).choice(genes, n_genes, replace=False)
+    return _mean_correlation(after[:, genes]) - _mean_correlation(before[:, genes])
+
+
+@metric(higher_is_better=False, range=(float("-inf"), float("inf")))
+def marker_inflation(
+    labels: ArrayLike, before: ArrayLike | sp.spmatrix, after: ArrayLike | sp.spmatrix | None, *, n_markers: int = 20
+) -> float:
+    """Log fold change of the markers of groups after imputation, relative to that before it.
+
+    The fold change of a gene is that of its mean, of counts per 10,000 with 1 added to each, in a group over that in
+    all other cells. A method that keeps the means of the groups keeps it, however much it smooths within them; one
+    that moves them apart makes every test between them too sure.
+
+    Parameters
+    ----------
+    labels
+        Group of each cell, (n_obs,). Cells where it is NaN, None or "" are left out.
+    before, after
+        Log-normalised values that the method saw and that it gave, log(1 + counts per 10,000), (n_obs, n_vars), dense
+        or sparse, finite. None: there are no such values.
+    n_markers
+        Genes of each group, those with the largest fold change before, of those above e^0.25. As they are the largest
+        they contain some luck, so a little less than 1 is what an honest method gives.
+
+    Returns
+    -------
+    Median over the markers of all groups of the ratio of log fold changes, after to before: 1 is unchanged, above 1
+    is inflated, below 1 is shrunk; NaN without a prediction, or where no gene is a marker.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, a value is not finite, `n_markers` is below 1, or there are fewer than two groups.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scdance as sd
+    >>> before = np.log1p([[8.0, 1.0], [6.0, 1.0], [0.0, 2.0], [2.0, 2.0]])
+    >>> means = np.log1p([[7.0, 1.0], [7.0, 1.0], [1.0, 2.0], [1.0, 2.0]])
+    >>> round(sd.metrics.marker_inflation(["B", "B", "T", "T"], before, means), 6)
+    1.0
+    """
+    whole_number(n_markers, "n_markers", least=1)
+    if after is None:
+        return float("nan")
+    before, after = _values(before, after)
+    codes = _codes(labels)
+    _same_length(len(codes), len(before), "labels", "before")
+    known = codes >= 0
+    groups = np.unique(codes[known])
+    if len(groups) < 2:
+        msg = f"There is {len(groups)} group among the cells with a label; at least 2 are needed."
+        raise InputError(msg)
+    first, second = np.expm1(before[known]), np.expm1(after[known])
+    ratios = []
+    for group in groups:
+        inside = codes[known] == group
+        one, other = _fold_change(first, inside), _fold_change(second, inside)
+        markers = np.argsort(-one, kind="stable")[:n_markers]
+        markers = markers[one[markers] > LEAST_FOLD]
+        ratios.append(other[markers] / one[markers])
+    found = np.concatenate(ratios)
+    return float(np.median(found)) if len(found) else float("nan")
+
+
+def _values(before: ArrayLike | sp.spmatrix, after: ArrayLike | sp.spmatrix) -> tuple[np.ndarray, np.ndarray]:
+    """Both matrices, dense float64."""
+    both = [_dense(x) for x in (before, after)]
+    if both[0].ndim != 2 or both[0].shape != both[1].shape:
+        msg = f"Values have shape {both[0].shape} before and {both[1].shape} after; they must be the same cells."
+        raise InputError(msg)
+    n_bad = int(sum((~np.isfinite(x)).sum() for x in both))
+    if n_bad:
+        msg = f"{n_bad} values are NaN or infinite. Leave these genes or cells out before and after."
+        raise InputError(msg)
+    return both[0].astype(np.float64), both[1].astype(np.float64)
+
+
+def _varies(x: np.ndarray) -> np.ndarray:
+    """Whether a gene varies by more than the rounding of float32, (n_vars,) bool."""
+    return x.std(axis=0) > 1e-5 * np.abs(x).mean(axis=0)
+
+
+def _mean_correlation(x: np.ndarray) -> float:
+    """Mean |r| over all pairs of columns."""
+    r = np.abs(np.corrcoef(x, rowvar=False))
+    return float(r[np.triu_indices(len(r), 1)].mean())
+
+
+def _fold_change(x: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Log fold change of each gene in some cells over the others, (n_vars,)."""
+    return np.log1p(x[inside].mean(axis=0)) - np.log1p(x[~inside].mean(axis=0))
+
+
 def _scored(
     truth: ArrayLike | sp.spmatrix, observed: ArrayLike | sp.spmatrix, rates: ArrayLike | None
 ) -> HeldOut | None:
     observed, held_out = _matrices(truth, observed)
     if rates is None or not _thinned(observed, held_out):
         return None
-    rates, scores = np.asarray(rates), HeldOut(observed, held_out)
+    rates, scores = _prediction(rates, observed.shape), HeldOut(observed, held_out)
     for start in range(0, len(rates), ROWS):
         rows = slice(start, min(start + ROWS, len(rates)))
         scores.add(rows, rates[rows])
@@ -389,7 +552,7 @@ def _scored(
 
 
 def _rmse(error: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(error))))
+    return float(np.sqrt(np.mean(np.square(error)))) if len(error) else float("nan")
 
 
 def _ratio(above: float, below: float) -> float:

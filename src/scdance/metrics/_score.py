@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from scdance._checks import InputError, MissingKeyError, listed, nearest, one_of
-from scdance._core.counts import hidden
+from scdance._core.counts import COMPARED, hidden
 from scdance._core.task import TASKS, Task
 
 from ._metric import get
@@ -65,7 +65,9 @@ def score(
     wanted = [get(name) for name in (declared.metrics if metrics is None else metrics)]
     given: dict[str, Any] = {}
     if declared.truth == "layers":
-        given = hidden(adata, declared, key, truth)
+        given = hidden(adata, declared, key, truth, needs={need for metric in wanted for need in metric.needs})
+        if not given and any(set(metric.needs) & set(COMPARED) for metric in wanted):
+            _result(adata, declared, "expression", key, needed_by=wanted[0].name)  # says what there is instead
     given |= {
         need: _truth(adata, declared, truth, needed_by=metric.name)
         if need == "truth"

@@ -6,5 +6,6 @@ from ._clusters_compare import clusters_compare as clusters_compare
 from ._confusion import confusion as confusion
 from ._embedding import embedding as embedding
 from ._history import history as history
+from ._imputation import imputation as imputation
 from ._markers import markers as markers
 from ._proportions import proportions as proportions

@@ -63,7 +63,7 @@ def benchmark(
         part = table if dataset is None else table[table["dataset"] == dataset]
         for panel, metric in zip(row, wanted, strict=True):
             seeds = {method: part.loc[part["method"] == method, metric].dropna() for method in methods}
-            _bars(panel, seeds, controls, "{:z.2f}" if metric in known.names() else "{:.3g}")
+            _bars(panel, seeds, controls, _form(metric))
             _scale(panel, metric, table[metric])
             panel.tick_params(axis="y", length=0, labelleft=panel is row[0])
         if dataset is not None:
@@ -101,6 +101,13 @@ def _higher_is_better(metric: str) -> bool:
     return metric in known.names() and known.get(metric).higher_is_better
 
 
+def _form(metric: str) -> str:
+    """How a value is written: with the more digits where there is no best one to compare it with."""
+    if metric not in known.names():
+        return "{:.3g}"
+    return "{:z.2f}" if np.isfinite(known.get(metric).range[1]) else "{:z.3f}"
+
+
 def _bars(ax: Axes, seeds: dict[str, pd.Series], controls: set[str], form: str) -> None:
     for i, (method, values) in enumerate(seeds.items()):
         if not len(values):
@@ -121,6 +128,8 @@ def _bars(ax: Axes, seeds: dict[str, pd.Series], controls: set[str], form: str) 
 def _scale(ax: Axes, metric: str, values: pd.Series) -> None:
     if metric in known.names():
         lowest, highest = min(0.0, float(values.min())), known.get(metric).range[1]
+        if not np.isfinite(highest):
+            highest = max(0.0, float(values.max()), -0.3 * lowest)
         ax.set_xlim(lowest * 1.1, highest * 1.12)  # room for the number behind a full bar
         ax.set_xlabel(f"{metric} {'↑' if known.get(metric).higher_is_better else '↓'}")
     else:

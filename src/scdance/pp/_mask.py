@@ -10,10 +10,11 @@ import scipy.sparse as sp
 from scdance._checks import InputError, one_of
 
 from ._rows import canonical
-from ._split_counts import thin
+from ._split_counts import refuse_no_counts, thin
 
 PROTOCOLS = ("uniform", "exponential", "thinning")
 FEWEST = 5  # a cell with so few genes keeps them all
+ROUNDING = 1e-9  # 0.29 · 100 is a little less than 29
 SCALE = 20.0  # counts over which the weight of an entry falls by e
 
 
@@ -71,10 +72,11 @@ def mask(
     if protocol == "thinning":
         return thin(counts, 1 - rate, rng)
     counts = canonical(counts)
+    refuse_no_counts(counts)
     values = np.log1p(counts.data) if value_space == "log1p" else counts.data
     weights = -values / SCALE if protocol == "exponential" else np.zeros(counts.nnz)
     per_cell = np.diff(counts.indptr)
-    n_hidden = np.where(per_cell > FEWEST, np.floor(rate * per_cell), 0).astype(int)
+    n_hidden = np.where(per_cell > FEWEST, np.floor(rate * per_cell + ROUNDING), 0).astype(int)
     # the largest of log-weight plus Gumbel noise are drawn as if one after the other, without replacement
     keys = weights + rng.gumbel(size=counts.nnz)
     cell = np.repeat(np.arange(counts.shape[0]), per_cell)

@@ -31,8 +31,8 @@ def expected_log1p(mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     --------
     >>> import numpy as np
     >>> from scdance import pp
-    >>> float(pp.expected_log1p(np.array([[10.0]]), np.array([2.0])).round(3)[0, 0])
-    2.152
+    >>> round(float(pp.expected_log1p(np.array([[10.0]]), np.array([2.0]))[0, 0]), 2)
+    2.14
     """
     mean = np.maximum(mean, LEAST_MEAN).astype(np.float32)
     theta = np.asarray(dispersion, dtype=np.float32)
@@ -50,8 +50,28 @@ def expected_log1p(mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
 
 
 def chance_of_zero(mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
-    """Probability that a negative binomial count is 0, (n_obs, n_vars); `mean` and `dispersion` as above."""
-    return np.exp(-dispersion * np.log1p(mean / dispersion))
+    """Probability that a negative binomial count is 0.
+
+    Parameters
+    ----------
+    mean
+        μ ≥ 0, (n_obs, n_vars); below 1e-8 it counts as 1e-8, so that no count is certain to be 0.
+    dispersion
+        θ > 0: the variance is μ + μ²/θ; broadcasts with `mean`.
+
+    Returns
+    -------
+    Probabilities below 1, (n_obs, n_vars) float64, as those of small means are too close to 1 for less.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import pp
+    >>> float(pp.chance_of_zero(np.array([[2.0]]), np.array([2.0])).round(6)[0, 0])
+    0.25
+    """
+    mean, theta = np.maximum(mean, LEAST_MEAN, dtype=np.float64), np.asarray(dispersion, dtype=np.float64)
+    return np.exp(-theta * np.log1p(mean / theta))  # type: ignore[no-any-return]
 
 
 class Dispersion:

@@ -47,11 +47,16 @@ def thin(counts: sp.csr_matrix, share: float, rng: np.random.Generator) -> sp.cs
         msg = f"share is {share!r}, but must be a share of the counts above 0 and below 1."
         raise InputError(msg)
     counts = canonical(counts)
+    refuse_no_counts(counts)
+    drawn = rng.binomial(np.rint(counts.data).astype(np.int64), share).astype(np.float32)
+    return canonical(sp.csr_matrix((drawn, counts.indices, counts.indptr), shape=counts.shape))
+
+
+def refuse_no_counts(counts: sp.csr_matrix) -> None:
+    """Refuse values that are negative, not finite or have a fraction."""
     whole = np.rint(counts.data)
     with np.errstate(invalid="ignore"):  # infinite less infinite
         wrong = ~(np.abs(counts.data - whole) <= 1e-6) | (whole < 0)
     if wrong.any():
         msg = f"{int(wrong.sum())} values are no counts: negative, not finite or with a fraction. Pass raw counts."
         raise InputError(msg)
-    drawn = rng.binomial(whole.astype(np.int64), share).astype(np.float32)
-    return canonical(sp.csr_matrix((drawn, counts.indices, counts.indptr), shape=counts.shape))

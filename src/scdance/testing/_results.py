@@ -68,10 +68,11 @@ def types_and_shapes(trial: Trial) -> Iterator[str]:
     data = trial.shared.after
     result = trial.results(data)
     categories = trial.toys.categories
-    if categories is None and "labels" in result and hasattr(result["labels"], "cat"):
-        categories = list(result["labels"].cat.categories)
+    groups = result.get("labels", result.get("clusters"))
+    if categories is None and hasattr(groups, "cat"):
+        categories = list(groups.cat.categories)
         if categories != [str(i) for i in range(len(categories))]:
-            yield f"the categories of 'labels' are {categories}, expected '0', '1', …"
+            yield f"the categories of the groups are {categories}, expected '0', '1', …"
     for part, value in result.items():
         n = data.n_vars if trial.task.gives[part].kind in BY_GENE else data.n_obs
         if value.shape[0] != n:
@@ -120,9 +121,11 @@ def _misfits(slot: Slot, value: Any, obs_names: Any, categories: list[str] | Non
 @check
 def largest_group_first(trial: Trial) -> Iterator[str]:
     """Groups that a method finds are numbered by their size among the cells it was fitted on."""
-    if trial.toys.categories is not None or "labels" not in trial.task.gives:
+    result = trial.results(trial.shared.after)
+    groups = result.get("labels", result.get("clusters"))
+    if trial.toys.categories is not None or groups is None:
         return
-    sizes = trial.results(trial.shared.after)["labels"].value_counts(sort=False).to_numpy()
+    sizes = groups.value_counts(sort=False).to_numpy()
     if (np.diff(sizes) > 0).any():
         yield f"the groups have {sizes.tolist()} cells in the order of their names; number them by `graph.by_size`"
 

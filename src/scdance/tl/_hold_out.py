@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from scdance._core.counts import HOLD_OUT, check_layers, raw_counts, write_layers
+from scdance._checks import listed, warn
+from scdance._core.counts import HOLD_OUT, check_layers, made_from, raw_counts, write_layers
 from scdance._core.objects import copied, opened
 from scdance._core.run import seed_of
 from scdance._core.task import IMPUTE
@@ -88,6 +89,12 @@ def hold_out(
     check_layers(adata, {"kept_layer": kept_layer}, layer, overwrite=overwrite)
     seed = seed_of(random_state)
     counts, _, told = raw_counts(adata, layer, "hold_out", whole=True)
+    old = made_from(adata, IMPUTE, kept_layer)
+    if old:
+        warn(
+            f"{len(old)} results of imputation ({listed(old)}) were made from the layer {kept_layer!r}, which is "
+            "replaced; impute again before you score them."
+        )
     kept = mask(counts, protocol, rate, np.random.default_rng(seed), value_space=value_space)  # type: ignore[arg-type]
     if copy:
         adata, _ = copied(adata, adata)

@@ -91,13 +91,14 @@ def impute(
     The layer takes the place of log-normalised counts in scanpy:
 
     >>> import scanpy as sc
-    >>> table = sc.get.obs_df(adata, keys=["CD3D"], layer="magic")
+    >>> table = sc.get.obs_df(adata, keys=[adata.var_names[0]], layer="magic")
     """
+    names = genes if genes is None or isinstance(genes, str) else tuple(map(str, genes))
     return call(
         IMPUTE,
         adata,
         method,
-        {"output": output, "policy": policy, "genes": None if genes is None else tuple(genes), **params},
+        {"output": output, "policy": policy, "genes": names, **params},
         evaluate=evaluate,
         layer=layer,
         batch_key=batch_key,

@@ -73,7 +73,6 @@ class Imputer(Method):
     def predict(self, *, cells: Cells) -> dict[str, Any]:
         modelled = self.modelled(cells)
         wanted = self._wanted(cells, modelled)
-        self._check_input(cells)
         rates = self.rates(cells)
         theta = self.dispersion(cells, rates)[wanted] if self._needs_dispersion else np.zeros(0)
         out = np.empty((cells.n_obs, len(wanted)), dtype=np.float32)
@@ -113,8 +112,8 @@ class Imputer(Method):
         if self.output.startswith("log1p"):
             values = expected_log1p(mean, shape)
             if self.output == "log1p_nonzero":
-                values /= np.maximum(1 - chance_of_zero(mean, shape), 1e-6)
-                values = np.maximum(values, np.log(2))  # of a count of 1, which the division may miss by rounding
+                values /= (1 - chance_of_zero(mean, shape)).astype(np.float32)
+                values = np.maximum(values, np.float32(np.log(2)))  # of a count of 1, which rounding may miss
         else:
             values = in_unit(mean, depth, self.output)
         if self.policy in ("replace", "posterior"):
@@ -130,8 +129,9 @@ class Imputer(Method):
         scale = (1e4 / depth)[:, None] if self.output == "lognorm" else 1.0
         return sd * scale / (1 + scale * mean)
 
-    def _check_input(self, cells: Cells) -> None:
-        """Refuse what log-normalised input cannot give."""
+    def check_cells(self, cells: Cells) -> None:
+        """Refuse genes that are not there, and what log-normalised input cannot give."""
+        self._wanted(cells, np.arange(cells.n_vars))
         asked = {"output": "lognorm", "policy": "replace", "uncertainty": False}
         wrong = [name for name, allowed in asked.items() if getattr(self, name) != allowed]
         if cells.prep.log_input and wrong:
@@ -145,6 +145,9 @@ class Imputer(Method):
         """Which of the modelled genes were asked for."""
         if self.genes is None:
             return np.arange(len(modelled))
+        if not self.genes:
+            msg = "genes is empty, so there is nothing to impute. Pass the names of genes, or leave it out for all."
+            raise InputError(msg)
         place = {name: i for i, name in enumerate(cells.var_names[modelled])}
         missing = [name for name in self.genes if name not in place]
         if missing:
@@ -153,7 +156,7 @@ class Imputer(Method):
                 "Leave them out; where the method has `n_top_genes=`, a larger one models more genes, None all."
             )
             raise InputError(msg)
-        return np.array(sorted(place[name] for name in self.genes), dtype=int)
+        return np.unique([place[name] for name in self.genes])
 
 
 def _slices(n: int) -> list[slice]:

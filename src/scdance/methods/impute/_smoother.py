@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 import scipy.sparse as sp
 
+from scdance._checks import InputError
 from scdance._core.cells import Cells
 from scdance.pp import PCA, Recipe, project
 
@@ -36,6 +37,12 @@ class Smoother(Imputer):
     uses = ("counts",)
     inductive = False
     recipe = Recipe(normalize_total={}, log1p={})
+
+    def check(self) -> None:
+        super().check()
+        if self.n_components < 1:
+            msg = f"n_components is {self.n_components}, but must be at least 1."
+            raise InputError(msg)
 
     def fit(self, *, cells: Cells) -> Self:
         pca = PCA(self.n_components, random_state=self.random_state)

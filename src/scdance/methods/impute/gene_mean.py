@@ -15,6 +15,8 @@ from ._imputer import Imputer, Rates
 class GeneMean(Imputer):
     """Expect of every cell the mean share of each gene, times its depth.
 
+    Cells differ in how many molecules were counted of them and in nothing else.
+
     When to use
     -----------
     As the floor of every table: what does not beat it has learnt nothing of the cells.
@@ -25,7 +27,7 @@ class GeneMean(Imputer):
 
     Differs from the paper
     ----------------------
-    There is none.
+    There is no paper: this is the mean that others divide by.
 
     Parameters
     ----------
@@ -37,6 +39,7 @@ class GeneMean(Imputer):
 
     cite = "Eraslan2019"
     control = True
+    order_free = True
     recipe = Recipe()
 
     def fit(self, *, cells: Cells) -> Self:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from scdance._checks import InputError
 from scdance._core.cells import Cells
 from scdance.graph import knn, normalize, self_loops
 
@@ -15,6 +16,9 @@ from ._smoother import Smoother
 
 class KNN(Smoother):
     """Average the nearest neighbours of each cell [Cover1967]_.
+
+    Cells are close that have similar principal components; the mean share of a gene among them, times the depth of
+    the cell, is its expected count.
 
     When to use
     -----------
@@ -42,6 +46,14 @@ class KNN(Smoother):
 
     cite = "Cover1967"
     control = True
+    order_free = True
+
+    def check(self) -> None:
+        super().check()
+        if self.n_neighbors < 1 or not 0 <= self.shrink <= 1:
+            found = f"n_neighbors={self.n_neighbors}, shrink={self.shrink:g}"
+            msg = f"{found}, but n_neighbors must be at least 1 and shrink from 0 to 1."
+            raise InputError(msg)
 
     def rates(self, cells: Cells) -> Rates:
         near = knn(self.place(cells), self.n_neighbors, random_state=self.random_state)

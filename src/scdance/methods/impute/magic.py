@@ -57,6 +57,7 @@ class MAGIC(Smoother):
     space: Space = "shares"
 
     cite = "vanDijk2018"
+    order_free = True
     tries = {"t": (1, 2, 3, 4, 6, 8)}
     presets = {
         "paper": {"space": "root"},
