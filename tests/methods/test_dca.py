@@ -7,19 +7,33 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from scipy.stats import nbinom, spearmanr
+from scipy.special import gammaln
+from scipy.stats import nbinom, poisson, spearmanr
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
+from torch.nn.functional import softplus
 
 import scdance as sd
 from scdance._checks import InputError
 from scdance._core.read import read
 from scdance._core.run import make, solve
-from scdance.methods.impute._count_net import drawn
+from scdance.methods.impute._count_net import PACE, drawn
 from scdance.train import Batches
 
 FEW = {"encoder": (32,), "n_latent": 8, "steps": 150, "batch_size": 64}
 SHORT = {"encoder": (8,), "n_latent": 4, "steps": 12, "batch_size": 32}
+PARTS = {"hide": 0.0, "likelihood": "nb", "n_parts": 4, "shown": (0.5, 1.0)}  # genes are hidden instead of entries
+
+
+class Given:
+    """A generator whose random numbers are known: below 0.5 an entry is hidden."""
+
+    def __init__(self, hidden):
+        self.hidden = hidden
+
+    def random(self, shape, dtype):
+        assert shape == self.hidden.shape
+        return np.where(self.hidden, 0.2, 0.8).astype(dtype)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +77,56 @@ def test_the_narrow_layer_holds_planted_clusters(adata, denoised):
     assert adjusted_rand_score(adata.obs["cell_type"], labels) > 0.9
 
 
-def test_a_gene_is_predicted_without_its_own_part(denoised):
-    _, kept, model, _, cells = denoised
+@pytest.fixture(scope="module")
+def half_hidden(tiny):
+    """A fitted model, its cells, a batch of them, and which of its entries are hidden."""
+    model, _, cells = fitted(tiny, **SHORT)
+    hidden = np.random.default_rng(3).random((20, cells.n_vars)) < 0.5
+    hidden[:, :3] = False  # genes that are never hidden
+    return model, cells, Batches(cells, 20).take(np.arange(20)), hidden
+
+
+def test_entries_that_are_not_hidden_have_no_gradient(half_hidden):
+    model, cells, batch, hidden = half_hidden
+    model.net_.zero_grad()
+    model.loss(cells, batch, Given(hidden)).backward()
+    gradient = model.net_.head.mean.bias.grad.numpy()
+    assert (gradient[:3] == 0).all()
+    assert (gradient[3:] != 0).all()
+
+
+def test_the_network_is_not_shown_what_is_hidden(half_hidden, monkeypatch):
+    model, cells, batch, hidden = half_hidden
+    seen = []
+    monkeypatch.setattr(model, "_of_entries", lambda h, counts, size: seen.append(h) or torch.zeros_like(counts))
+    other = type(batch)(batch.rows, batch.x + 7 * torch.from_numpy(hidden), batch.counts, batch.batch)
+    visible = type(batch)(batch.rows, batch.x + 7 * torch.from_numpy(~hidden), batch.counts, batch.batch)
+    for each in (batch, other, visible):
+        model.loss(cells, each, Given(hidden))
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "nb"])
+def test_the_loss_is_that_of_the_hidden_counts(tiny, likelihood):
+    model, _, cells = fitted(tiny, likelihood=likelihood, hide=0.5, **SHORT)
+    everything = np.ones((20, cells.n_vars), dtype=bool)  # so the network sees the mean of nothing
+    batch = Batches(cells, 20).take(np.arange(20))
+    with torch.no_grad():
+        loss = float(model.loss(cells, batch, Given(everything)))
+        mean, theta, _ = model.net_.head(model.net_.hidden(torch.zeros_like(batch.x), None), model._size(cells)[:20])
+    counts, mean, theta = cells.counts[:20].toarray(), mean.numpy(), theta.numpy()
+    if likelihood == "nb":
+        assert loss == pytest.approx(-nbinom.logpmf(counts, theta, theta / (theta + mean)).mean(), rel=1e-4)
+        return
+    full = -poisson.logpmf(counts, mean).mean()  # of which the net cannot change lgΓ(x + 1) and x log(size)
+    size = model._size(cells)[:20, None].numpy()
+    assert loss == pytest.approx(full - (gammaln(counts + 1) - counts * np.log(size)).mean(), rel=1e-4)
+
+
+def test_a_gene_is_predicted_without_its_own_part(adata):
+    kept = sp.csr_matrix(adata.X)
+    model, _, cells = fitted(ad.AnnData(kept), output="counts", **FEW, **PARTS)
     before = model.rates(cells)(slice(0, 50))
     gene = 7
     same_part = model.part_ == model.part_[gene]
@@ -78,7 +140,7 @@ def test_a_gene_is_predicted_without_its_own_part(denoised):
 
 
 def test_with_one_part_a_gene_is_predicted_from_itself(tiny):
-    model, _, cells = fitted(tiny, n_parts=1, **SHORT)
+    model, _, cells = fitted(tiny, **{**PARTS, "n_parts": 1}, **SHORT)
     counts = sp.csr_matrix(tiny.X).toarray()
     counts[:, 3] += 20
     changed = read(ad.AnnData(sp.csr_matrix(counts), var=tiny.var), model)
@@ -87,7 +149,7 @@ def test_with_one_part_a_gene_is_predicted_from_itself(tiny):
 
 
 def test_every_gene_is_in_one_part_of_about_the_same_size(tiny):
-    model, _, cells = fitted(tiny, n_parts=3, **SHORT)
+    model, _, cells = fitted(tiny, **{**PARTS, "n_parts": 3}, **SHORT)
     sizes = np.bincount(model.part_)
     assert len(model.part_) == cells.n_vars
     assert len(sizes) == 3
@@ -95,17 +157,18 @@ def test_every_gene_is_in_one_part_of_about_the_same_size(tiny):
 
 
 def test_the_loss_is_that_of_a_negative_binomial_on_the_hidden_genes(tiny):
-    model, _, cells = fitted(tiny, n_parts=1, shown=(1.0, 1.0), **SHORT)
+    model, _, cells = fitted(tiny, **PARTS | {"n_parts": 1, "shown": (1.0, 1.0)}, **SHORT)
     batch = Batches(cells, 20).take(np.arange(20))
     with torch.no_grad():
         loss = model.loss(cells, batch, np.random.default_rng(0))
-    mean, theta = model.rates(cells)(slice(0, 20)), model.dispersion(cells, model.rates(cells))
+    mean = model.rates(cells)(slice(0, 20))
+    theta = softplus(PACE * model.net_.head.gene_dispersion.detach()).numpy()
     expected = -nbinom.logpmf(cells.counts[:20].toarray(), theta, theta / (theta + mean)).mean()
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
 def test_expression_is_standardised_over_all_cells(tiny):
-    model, _, cells = fitted(tiny, **SHORT)
+    model, _, cells = fitted(tiny, **PARTS, **SHORT)
     size = model._size(cells)
     x = model.expression(torch.from_numpy(cells.counts.toarray()), size).numpy()
     inside = x.max(axis=0) < 5
@@ -139,15 +202,14 @@ def test_new_cells_are_measured_by_the_depth_of_the_training_cells(tiny):
     assert np.median(model._size(cells).numpy()) > 2
 
 
-def test_dispersion_is_learnt_and_follows_the_data():
+def test_dispersion_follows_the_data():
     rng = np.random.default_rng(0)
     mean, theta = rng.uniform(5, 20, 20), np.repeat([0.5, 50.0], 10)
     counts = rng.poisson(rng.gamma(theta, mean / theta, (200, 20)))
-    model, result, _ = fitted(
+    _, result, _ = fitted(
         ad.AnnData(sp.csr_matrix(counts, dtype=np.float32)), output="log1p", steps=150, lr=1e-2, batch_size=64
     )
     assert np.median(result["dispersion"][:10]) * 3 < np.median(result["dispersion"][10:])
-    np.testing.assert_array_equal(result["dispersion"], model.dispersion(None, None))
 
 
 def test_what_is_published_can_be_had(tiny):
@@ -158,11 +220,11 @@ def test_what_is_published_can_be_had(tiny):
     assert np.isfinite(result["expression"]).all()
 
 
-@pytest.mark.parametrize("n_parts", [1, 4])
+@pytest.mark.parametrize(("n_parts", "hide"), [(1, 0.0), (4, 0.0), (1, 0.5)])
 @pytest.mark.parametrize("likelihood", ["nb", "zinb"])
 @pytest.mark.parametrize("theta", ["gene", "entry"])
-def test_all_likelihoods_can_be_trained(tiny, n_parts, likelihood, theta):
-    _, result, _ = fitted(tiny, n_parts=n_parts, likelihood=likelihood, theta=theta, **SHORT)
+def test_all_likelihoods_can_be_trained(tiny, n_parts, hide, likelihood, theta):
+    _, result, _ = fitted(tiny, n_parts=n_parts, hide=hide, likelihood=likelihood, theta=theta, **SHORT)
     assert (result["expression"] >= 0).all()
 
 
@@ -197,7 +259,9 @@ def test_the_posterior_is_nearer_to_the_counts_of_the_cell(denoised, adata):
         ({"shown": (0.0, 1.0)}, "shown"),
         ({"shown": (0.9, 0.5)}, "smaller one first"),
         ({"n_parts": 0}, "n_parts"),
-        ({"likelihood": "poisson"}, "likelihood"),
+        ({"likelihood": "normal"}, "likelihood"),
+        ({"hide": 0.0}, "poisson"),
+        ({"hide": 1.0}, "hide"),
         ({"theta": "cell"}, "theta"),
     ],
 )

@@ -308,9 +308,9 @@ def test_no_cell_is_expected_to_have_more_than_was_ever_seen(trained):
     np.testing.assert_allclose(rates, largest * (cells.depth[:5] / np.median(cells.depth))[:, None], rtol=1e-4)
 
 
-def test_the_dispersion_of_the_counts_is_learnt(data):
+def test_the_dispersion_follows_the_data(data):
     few, many = (fitted(modules(theta=theta)[0], output="log1p", epochs=25)[0] for theta in (2.0, 50.0))
-    assert np.median(few.dispersion(None, None)) < 5 < np.median(many.dispersion(None, None))
+    assert np.median(few.theta_) < 5 < np.median(many.theta_)
 
 
 def test_presets_hold_what_was_published():

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, softplus
+from torch.nn.functional import linear
 
 from scdance._checks import InputError, one_of
 from scdance._core.cells import Cells
@@ -71,7 +71,6 @@ class CountImputer(Imputer, TorchMethod):
 
     def check(self) -> None:
         super().check()
-        one_of(self.likelihood, ("nb", "zinb"), "likelihood")
         one_of(self.theta, ("gene", "entry"), "theta")
         if self.n_parts < 1:
             msg = f"n_parts={self.n_parts}, but it must be at least 1, which hides no gene."
@@ -113,6 +112,7 @@ class CountImputer(Imputer, TorchMethod):
         )
         if how.patience is None:  # with one, the net holds the weights of its best epoch
             pace()
+        self.theta_ = self.dispersion(cells, self.rates(cells))
         return self
 
     def first_net(self, cells: Cells) -> nn.Module:
@@ -138,12 +138,6 @@ class CountImputer(Imputer, TorchMethod):
             return out
 
         return rate
-
-    def dispersion(self, cells: Cells, rates: Rates) -> np.ndarray:
-        free = self.net_.head.gene_dispersion
-        if free is None:
-            return super().dispersion(cells, rates)
-        return cast("np.ndarray", softplus(PACE * free.detach()).clamp(*THETA).cpu().numpy())
 
     def loss(self, cells: Cells, batch: Batch, rng: np.random.Generator) -> Tensor:
         """Negative log-likelihood of the counts of genes that the net is not shown."""

@@ -63,7 +63,9 @@ class Imputer(Method):
         return np.arange(cells.n_vars)
 
     def dispersion(self, cells: Cells, rates: Rates) -> np.ndarray:
-        """θ of each modelled gene, (n_modelled,): by moments of these cells, unless the method has learnt it."""
+        """θ of each modelled gene, (n_modelled,): that of the fit if it was kept, else by moments of these cells."""
+        if hasattr(self, "theta_"):
+            return self.theta_
         modelled = self.modelled(cells)
         sums = Dispersion(len(modelled))
         for rows in _slices(cells.n_obs):

@@ -19,7 +19,7 @@ from scdance.nn import nb_loss
 from scdance.pp import Recipe, blocks, mean_and_sd
 from scdance.train import Batch, Batches, TorchMethod, Train, mean_counts, split
 
-from ._count_net import LOG_MEAN, PACE, THETA, drawn
+from ._count_net import LOG_MEAN, PACE, drawn
 from ._imputer import Imputer, Rates
 from ._subnets import Runs, Subnets
 
@@ -165,6 +165,8 @@ class DeepImpute(Imputer, TorchMethod):
             self.net_.start_at(mean_counts(cells)[self.targets_].log())
         self.net_.to(self.target)
         self._train(cells)
+        if self.loss == "nb":
+            self.theta_ = self.dispersion(cells, self.rates(cells))
         return self
 
     def modelled(self, cells: Cells) -> np.ndarray:
@@ -182,10 +184,6 @@ class DeepImpute(Imputer, TorchMethod):
             return cast("np.ndarray", (mean.minimum(largest) * scale[rows, None]).cpu().numpy())
 
         return rate
-
-    def dispersion(self, cells: Cells, rates: Rates) -> np.ndarray:
-        b = self.net_.per_gene(self.net_.dispersion).detach()
-        return cast("np.ndarray", functional.softplus(PACE * b).clamp(*THETA).cpu().numpy())
 
     def _split_genes(self, cells: Cells) -> None:
         """Choose the genes that are predicted, their subsets, and what predicts each subset."""

@@ -47,6 +47,7 @@ class GeneMean(Imputer):
         total = sum((np.asarray(block.sum(axis=0, dtype=np.float64)).ravel() for _, block in blocks(counts)), 0.0)
         self.share_ = np.asarray(total / cells.depth.sum(), dtype=np.float32)
         self.mean_depth_ = float(cells.depth.mean())
+        self.theta_ = self.dispersion(cells, self.rates(cells))
         return self
 
     def rates(self, cells: Cells) -> Rates:

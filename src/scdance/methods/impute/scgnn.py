@@ -266,6 +266,7 @@ class ScGNN(Imputer, TorchMethod):
         if k is None:
             n_communities = int(louvain(a, random_state=self.random_state).max()) + 1
             k = min(n, round(max(2, n_communities * SHARE_OF_LOUVAIN[n < FEW_CELLS])))
+        k = min(k, len(np.unique(self.embedding_, axis=0)))
         labels, _ = kmeans(self.embedding_, k, n_init=STARTS, random_state=self.random_state)
         return by_size(np.minimum(labels, MOST_CLUSTERS - 1))[0]
 
