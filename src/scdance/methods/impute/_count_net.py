@@ -16,7 +16,7 @@ from scdance.nn import CountHead, nb_loss, zinb_loss
 from scdance.pp import Recipe, blocks
 from scdance.train import Batch, Batches, TorchMethod, Train, mean_counts, split
 
-from ._imputer import Imputer, Rates
+from ._imputer import Imputer, Rates, depth_of
 
 LOG_MEAN = (float(np.log(1e-5)), float(np.log(1e6)))  # bounds of the mean and θ, which the losses have too
 THETA = (1e-4, 1e4)
@@ -82,7 +82,7 @@ class CountImputer(Imputer, TorchMethod):
     def fit(self, *, cells: Cells) -> Self:
         self.n_vars_ = cells.n_vars
         self.n_batches_ = len(cells.batch_names or ())
-        self.median_depth_ = float(np.median(_depth(cells)))
+        self.median_depth_ = float(np.median(depth_of(cells)))
         self.mean_, self.sd_ = _log_moments(cells, self.median_depth_)
         self.part_ = self.rng("parts").permutation(self.n_vars_) % self.n_parts
         self.net_ = self.first_net(cells)
@@ -158,7 +158,7 @@ class CountImputer(Imputer, TorchMethod):
 
     def _size(self, cells: Cells) -> Tensor:
         """Depth of each cell relative to that of the median cell in training, (n_obs,)."""
-        return torch.as_tensor(_depth(cells) / self.median_depth_, dtype=torch.float32, device=self.target)
+        return torch.as_tensor(depth_of(cells) / self.median_depth_, dtype=torch.float32, device=self.target)
 
     def _predicted(self, genes: np.ndarray) -> Any:
         """The genes to predict: those that are hidden, or all."""
@@ -231,15 +231,11 @@ def drawn(counts: Any, share: np.ndarray, rng: np.random.Generator) -> np.ndarra
     return cast("np.ndarray", out.toarray())
 
 
-def _depth(cells: Cells) -> np.ndarray:
-    return cast("np.ndarray", cells.depth)
-
-
 def _log_moments(cells: Cells, median_depth: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of log(1 + count at the median depth) of each gene, (n_vars,) float32 each."""
     total, square = np.zeros(cells.n_vars), np.zeros(cells.n_vars)
     for rows, block in blocks(cast("Any", cells.counts)):
-        factor = median_depth / _depth(cells)[rows]
+        factor = median_depth / depth_of(cells)[rows]
         values = np.log1p(block.data * np.repeat(factor, np.diff(block.indptr)))
         total += np.bincount(block.indices, values, minlength=cells.n_vars)
         square += np.bincount(block.indices, values**2, minlength=cells.n_vars)

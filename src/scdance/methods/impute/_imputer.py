@@ -85,9 +85,9 @@ class Imputer(Method):
                 out[rows] = mean
                 continue
             counts = _counts(cells, rows, modelled[wanted]) if self._needs_counts else np.zeros(0)
-            out[rows] = self._value(mean, theta, counts, _depth(cells)[rows])
+            out[rows] = self._value(mean, theta, counts, depth_of(cells)[rows])
             if sd is not None:
-                sd[rows] = self._sd(mean, theta, counts, _depth(cells)[rows])
+                sd[rows] = self._sd(mean, theta, counts, depth_of(cells)[rows])
         imputed = np.zeros(cells.n_vars, dtype=bool)
         imputed[modelled[wanted]] = True
         result: dict[str, Any] = {"expression": out, "imputed": imputed}
@@ -165,7 +165,8 @@ def _slices(n: int) -> list[slice]:
     return [slice(start, min(start + ROWS, n)) for start in range(0, n, ROWS)]
 
 
-def _depth(cells: Cells) -> np.ndarray:
+def depth_of(cells: Cells) -> np.ndarray:
+    """Counts of each cell, (n_obs,)."""
     return cast("np.ndarray", cells.depth)
 
 

@@ -20,7 +20,7 @@ from scdance.pp import Recipe, blocks, mean_and_sd
 from scdance.train import Batch, Batches, TorchMethod, Train, mean_counts, split
 
 from ._count_net import LOG_MEAN, PACE, drawn
-from ._imputer import Imputer, Rates
+from ._imputer import Imputer, Rates, depth_of
 from ._subnets import Runs, Subnets
 
 VALID_SHARE = 0.05  # of the cells, held out when training may stop early
@@ -157,7 +157,7 @@ class DeepImpute(Imputer, TorchMethod):
             msg = f"There are {cells.n_vars} genes with counts, but deepimpute needs {FEWEST}; pass more genes."
             raise InputError(msg)
         self.n_vars_ = cells.n_vars
-        self.median_depth_ = float(np.median(_depth(cells)))
+        self.median_depth_ = float(np.median(depth_of(cells)))
         self._split_genes(cells)
         self.largest_ = self._largest_counts(cells)
         self.net_ = self.net()
@@ -234,7 +234,7 @@ class DeepImpute(Imputer, TorchMethod):
         share = rng.uniform(*self.shown, size=len(batch.rows)).astype(np.float32)
         few = drawn(cast("Any", cells.counts)[batch.rows], share, rng)
         if self.normalize:
-            share = share * (_depth(cells)[batch.rows] / self.median_depth_).astype(np.float32)
+            share = share * (depth_of(cells)[batch.rows] / self.median_depth_).astype(np.float32)
         return replace(batch, x=torch.from_numpy(np.log1p(few / share[:, None])).to(batch.x))
 
     def _loss(self, batch: Batch, scale: Tensor, going: Tensor | None) -> Tensor:
@@ -267,7 +267,7 @@ class DeepImpute(Imputer, TorchMethod):
 
     def _scale(self, cells: Cells) -> Tensor:
         """What turns predicted into expected counts of each cell, (n_obs,): its depth, unless the network sees it."""
-        scale = _depth(cells) / self.median_depth_
+        scale = depth_of(cells) / self.median_depth_
         if self.loss == "weighted" and not self.normalize:
             scale = np.ones_like(scale)
         return torch.as_tensor(scale, dtype=torch.float32, device=self.target)
@@ -313,7 +313,3 @@ def _most_correlated(x: Any, subset: np.ndarray, n_top: int) -> np.ndarray:
     strength[subset] = -1  # never a gene of the subset itself
     n_top = min(n_top, len(strength) - len(subset))
     return np.unique(np.argpartition(-strength, n_top - 1, axis=0)[:n_top])
-
-
-def _depth(cells: Cells) -> np.ndarray:
-    return cast("np.ndarray", cells.depth)

@@ -17,7 +17,7 @@ from scdance.pp import Recipe, blocks
 from scdance.train import TorchMethod, Train
 
 from ._autoencoder import Autoencoder, Groups
-from ._imputer import ROWS, Imputer, Rates
+from ._imputer import ROWS, Imputer, Rates, depth_of
 from ._links import GraphAutoencoder, cell_weights, link_loss, linked
 from ._ltmg import active
 
@@ -189,7 +189,7 @@ class ScGNN(Imputer, TorchMethod):
 
     def fit(self, *, cells: Cells) -> Self:
         self.n_vars_ = cells.n_vars
-        self.median_depth_ = float(np.median(_depth(cells)))
+        self.median_depth_ = float(np.median(depth_of(cells)))
         first = self._first(cells)
         source, start, a = self._rounds(cells, first)
         self.input_ = source if isinstance(source, np.ndarray) else np.zeros((0, 0), dtype=np.float32)
@@ -373,7 +373,7 @@ class ScGNN(Imputer, TorchMethod):
 
     def _size(self, cells: Cells) -> np.ndarray:
         """By what an estimate is to be multiplied for the depth of each cell, (n_obs,)."""
-        depth = _depth(cells)
+        depth = depth_of(cells)
         return (depth / self.median_depth_ if self.normalize else np.ones_like(depth)).astype(np.float32)
 
     def _rescale(self, cells: Cells) -> None:
@@ -385,10 +385,6 @@ class ScGNN(Imputer, TorchMethod):
             seen += np.asarray(counts[rows].sum(axis=0, dtype=np.float64)).ravel()
             expected += rates(slice(rows[0], rows[-1] + 1)).sum(axis=0, dtype=np.float64)
         self.scale_ = np.divide(seen, expected, out=np.ones_like(seen), where=expected > 0).astype(np.float32)
-
-
-def _depth(cells: Cells) -> np.ndarray:
-    return cast("np.ndarray", cells.depth)
 
 
 def _blocks(n: int) -> list[np.ndarray]:
