@@ -192,7 +192,7 @@ def leaderboard(rows: pd.DataFrame, scores: Sequence[str] | None = None) -> str:
             title = title if (rows["k"] == "known").any() else "Scores"  # no method takes a number of clusters
             for own, named in _by_scores(part, scores):
                 some = part[part["dataset"].isin(own)]
-                judged = f" by {named[0]}" if len(own) < part["dataset"].nunique() else ""
+                judged = f" by {_head(named[0])}" if len(own) < part["dataset"].nunique() else ""
                 tables = [own] if len(named) <= MOST_SCORES else [[each] for each in own]
                 parts += [f"## {title}{judged}", _winner(some, named[0])]
                 parts += [_scored(some[some["dataset"].isin(each)], named) for each in tables]
@@ -247,22 +247,17 @@ def _winner(part: pd.DataFrame, score: str) -> str:
             told.append((sign * among[best], f"the best {word} is **{best}** with {among[best]:.3f}"))
     n_sets = part["dataset"].nunique()
     text = "; ".join(words for _, words in sorted(told, reverse=True))
-    return f"By mean {score.upper()} over {n_sets} data set{'s' * (n_sets > 1)} {text}." if told else ""
+    return f"By mean {_head(score)} over {n_sets} data set{'s' * (n_sets > 1)} {text}." if told else ""
 
 
 def _scored(part: pd.DataFrame, scores: list[str]) -> str:
-    table, name = summary(part, scores), scores[0].upper()
+    table, name = summary(part, scores), _head(scores[0])
     mean, picked = _overall(part, scores[0]), _overall(part, f"picked_{scores[0]}").mean()
     sets = list(dict.fromkeys(part["dataset"]))
     has_known, has_picked = (part["k"] == "known").any(), part[f"picked_{scores[0]}"].notna().any()
-    head = [
-        "",
-        "kind",
-        f"mean {name}",
-        *(f"{each} {score.upper()}" for each in sets for score in scores),
-        "CPU s",
-        "MB",
-    ]
+    alone = len(scores) > MOST_SCORES  # one data set stands in the table, and above it
+    columns = [_head(score) if alone else f"{each} {_head(score)}" for each in sets for score in scores]
+    head = ["", "kind", *([] if alone else [f"mean {name}"]), *columns, "CPU s", "MB"]
     n_seeds = part["seed"].nunique()
     notes = f"± is the standard deviation over {n_seeds} seeds. " if n_seeds > 1 else "One seed. "
     notes += "CPU s and MB (above imports) are those of the costliest set."
@@ -274,14 +269,20 @@ def _scored(part: pd.DataFrame, scores: list[str]) -> str:
         of = table[table["variant"] == variant].set_index("dataset")
         own_k = has_known and (of["k"] == "estimated").any()
         line = [f"{variant} (own k)" if own_k else variant, of["kind"].iloc[0]]
-        line.append(_number(mean[variant].mean(), mean[variant].std()) if variant in mean else "")
+        if not alone:
+            line.append(_number(mean[variant].mean(), mean[variant].std()) if variant in mean else "")
         line += [_cell(of, each, score) for each in sets for score in scores]
         line += [_number(of[column].max(), form=".0f") for column in ("cpu_seconds", "peak_mb")]
         if has_picked:
             number = _number(picked.get(variant))
             line.append(number and f"*{number}*")
         lines.append(line)
-    return f"{_markdown(head, lines)}\n\n{notes}"
+    return "\n\n".join([*(f"### {each}" for each in sets if alone), _markdown(head, lines), notes])
+
+
+def _head(score: str) -> str:
+    """A score as the head of a column: short names are abbreviations."""
+    return score.replace("_", " ") if "_" in score else score.upper()
 
 
 def _against(part: pd.DataFrame, score: str, mode: str) -> str:
@@ -294,7 +295,7 @@ def _against(part: pd.DataFrame, score: str, mode: str) -> str:
     methods = [variant for variant in _order(part, score) if variant in set(pairs["variant"])]
     lines = [[variant, *(found.get((variant, floor), "") for floor in floors)] for variant in methods]
     better = "above" if _sign(score) > 0 else "below"
-    text = f"{score.upper()} {better} each floor, same data set and seed, mean over the data sets:"
+    text = f"{_head(score)} {better} each floor, same data set and seed, mean over the data sets:"
     return f"{text}\n\n{_markdown(['', *floors], lines)}"
 
 

@@ -47,8 +47,8 @@ class DCA(CountImputer):
 
     When not
     --------
-    To test differences: the estimate for one cell borrows from all others. For some hundred cells ``"magic"`` does as
-    well or better, in a second. Where entries were set to zero, "posterior" takes those zeros at their word and is much
+    To test differences: the estimate for one cell borrows from all others. ``"magic"`` takes a second and is
+    not far behind. Where entries were set to zero, "posterior" takes those zeros at their word and is much
     worse than "replace".
 
     Differs from the paper
