@@ -378,3 +378,14 @@ def test_methods_of_log_values_and_layers_of_others_are_not_warned_of(estimated,
         with pytest.warns(UserWarning, match="have fractions") as caught:
             sd.tl.cluster(estimated, method, n_clusters=3, layer=layer, key_added=layer + method)
         assert "impute" not in str(caught[0].message)
+
+
+def test_logarithms_of_estimates_are_known_as_such_though_cells_differ_in_their_sum(estimated, recwarn):
+    sd.tl.impute(estimated, "knn", genes=tuple(estimated.var_names[:20]), key_added="few")
+    estimated.layers["few"] = estimated.layers["few"] * 1.01  # as a net's estimates, which do not sum to 10,000
+    recwarn.clear()
+    sd.tl.cluster(estimated, "kmeans", n_clusters=3, layer="few")
+    assert not recwarn.list
+    assert estimated.uns["scdance"]["cluster"]["kmeans"]["input"]["kind"] == "log-normalised"
+    with pytest.raises(InputError, match="looks log-normalised"):
+        sd.tl.cluster(estimated, "gmm", n_clusters=3, layer="few")

@@ -60,7 +60,8 @@ def scan(x: Rows, adata: Any, where: str, model: Method, *, profiles: bool = Fal
     _refuse_range(low, high, adata, where, model)
     if not fractions or profiles:
         return "counts", depth
-    if _looks_logged(adata, where, linear, high):
+    made_from, unit = _imputed_from(adata, where[max(where.find("layers["), 0) :])
+    if unit.startswith("log") or (not unit and _looks_logged(adata, where, linear, high)):
         if "counts" in model.needs:
             msg = (
                 f"`{where}` looks log-normalised (values up to {high:.3g}, with fractions), but "
@@ -69,8 +70,7 @@ def scan(x: Rows, adata: Any, where: str, model: Method, *, profiles: bool = Fal
             raise InputError(msg)
         logger.info("%s: `%s` is log-normalised already and is taken as it is", model.name, where)
         return "log-normalised", depth
-    made_from = _imputed_from(adata, where[max(where.find("layers["), 0) :])
-    if made_from is not None and "counts" in model.needs:
+    if made_from and "counts" in model.needs:
         warn(
             f"`{where}` was written by scdance's 'impute': it holds estimates, each made from many cells, but "
             f"{model.name or type(model).__name__} needs raw counts. Pass those that the estimates were made from, "
@@ -111,12 +111,13 @@ def _instead(adata: Any, where: str) -> str:
     return f"{there} Pass the layer with raw counts as `layer=`{raw}."
 
 
-def _imputed_from(adata: Any, where: str) -> str | None:
-    """What a layer was made from, if a run of imputation wrote it."""
+def _imputed_from(adata: Any, where: str) -> tuple[str, str]:
+    """What a layer was made from and the unit that it is in, if a run of imputation wrote it; else "" and ""."""
     for run in adata.uns.get("scdance", {}).get("impute", {}).values():
         if where in [f"layers[{str(slot).removeprefix('layers/')!r}]" for slot in run.get("slots", [])]:
-            return str(run.get("input", {}).get("layer", "X"))
-    return None
+            unit = "lognorm" if run["input"]["kind"] == "log-normalised" else run["params"].get("output", "counts")
+            return str(run["input"]["layer"]), str(unit)
+    return "", ""
 
 
 def _looks_logged(adata: Any, where: str, linear: np.ndarray, high: float) -> bool:

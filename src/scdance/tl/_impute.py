@@ -62,7 +62,8 @@ def impute(
         Before the fit, hold a tenth of the counted molecules out, predict them from the others and score that: the
         run record gets the scores, ``var`` the imputability of each gene; knobs that the method lists as ``tries``
         (such as MAGIC's `t`) and that were not typed are set to what predicted best, and a net is trained for as many
-        epochs as were best. It costs a fit for each candidate.
+        epochs as were best. It costs a fit for each candidate. The molecules are those of cells that were trained
+        on, so a net that knows its cells by heart is judged kindly; compare with what it says of fewer epochs.
     {layer}
     batch_key
         Column of ``adata.obs`` with the batches, for methods that use them.
