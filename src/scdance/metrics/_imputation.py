@@ -417,8 +417,8 @@ def correlation_inflation(
 
     Returns
     -------
-    Difference of the mean absolute correlations (Pearson): 0 as if nothing was imputed, near 1 if all genes follow one axis; NaN
-    without a prediction, or where fewer than two genes vary.
+    Difference of the mean absolute correlations (Pearson): 0 as if nothing was imputed, near 1 if all genes follow
+    one axis; NaN without a prediction, or where fewer than two genes vary.
 
     Raises
     ------
