@@ -49,7 +49,7 @@ def call(
     key = check_slots(table, task, key_added, model.name, neighbors=neighbors is not None)
     roles = read_roles(task, model, data, table, **reading)
     model.check_cells(roles[task.roles[-1]])
-    if any(slot.kind == "expression" for slot in task.gives.values()):
+    if task.gives_expression:
         n_layers = 1 + bool(getattr(model, "uncertainty", False))
         refuse_large(roles[task.roles[-1]], getattr(model, "genes", None), n_layers)
     if evaluate:

@@ -297,8 +297,8 @@ def _from_matrix(
         fate = "they are left out" if model.skips_missing else "they count as 0"
         warn(f"{missing} of the {len(columns)} genes of the model are not in the object; {fate}.")
     x, raw = prep.apply(counts, rows, depth, columns)
-    layers = any(slot.kind == "expression" for slot in TASKS[model.task].gives.values()) if model.task else False
-    whole = {"whole": counts} if layers else {}  # genes without a result keep their input
+    keeps = bool(model.task) and TASKS[model.task].gives_expression
+    whole = {"whole": counts} if keeps else {}  # genes without a result keep their input
     logger.info("%s: %d cells × %d genes of `%s` (%s)", model.name, len(rows), len(columns), where, kind)
     for part in ("batch", "labels", "coords"):
         if given.get(part) is not None:

@@ -68,6 +68,11 @@ class Task:
     data: tuple[str, ...] = ("AnnData",)
     truth: str = "obs"
 
+    @property
+    def gives_expression(self) -> bool:
+        """Whether a result has values for cells and genes."""
+        return any(slot.kind == "expression" for slot in self.gives.values())
+
 
 CLUSTER = Task(
     "cluster",

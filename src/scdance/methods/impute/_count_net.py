@@ -18,8 +18,7 @@ from scdance.train import Batch, Batches, TorchMethod, Train, mean_counts, split
 
 from ._imputer import Imputer, Rates, depth_of
 
-LOG_MEAN = (float(np.log(1e-5)), float(np.log(1e6)))  # bounds of the mean and θ, which the losses have too
-THETA = (1e-4, 1e4)
+LOG_MEAN = (float(np.log(1e-5)), float(np.log(1e6)))  # bounds of the mean, which the losses have too
 PACE = 10.0  # the optimiser moves all parameters alike, and θ of most genes has a long way to go
 CLIP = 5.0  # standard deviations: a gene that few cells have is not to drive them all
 VALID_SHARE = 0.1  # of the cells, held out when training may stop early
@@ -75,9 +74,7 @@ class CountImputer(Imputer, TorchMethod):
         if self.n_parts < 1:
             msg = f"n_parts={self.n_parts}, but it must be at least 1, which hides no gene."
             raise InputError(msg)
-        if not 0 < self.shown[0] <= self.shown[1] <= 1:
-            msg = f"shown={self.shown}, but it must be two shares above 0 and at most 1, the smaller one first."
-            raise InputError(msg)
+        check_shown(self.shown)
 
     def fit(self, *, cells: Cells) -> Self:
         self.n_vars_ = cells.n_vars
@@ -141,7 +138,7 @@ class CountImputer(Imputer, TorchMethod):
 
     def loss(self, cells: Cells, batch: Batch, rng: np.random.Generator) -> Tensor:
         """Negative log-likelihood of the counts of genes that the net is not shown."""
-        shown, size = batch.x, self._size(cells)[batch.rows]
+        shown, size = batch.x, self._size(cells, batch.rows)
         share = np.ones(len(batch.rows))
         if self.shown[0] < 1:
             share = rng.uniform(*self.shown, size=len(batch.rows))
@@ -156,9 +153,9 @@ class CountImputer(Imputer, TorchMethod):
         mean, sd = (torch.from_numpy(each).to(counts) for each in (self.mean_, self.sd_))
         return (torch.log1p(counts / size[:, None]) - mean).div_(sd).clamp_(max=CLIP)
 
-    def _size(self, cells: Cells) -> Tensor:
-        """Depth of each cell relative to that of the median cell in training, (n_obs,)."""
-        return torch.as_tensor(depth_of(cells) / self.median_depth_, dtype=torch.float32, device=self.target)
+    def _size(self, cells: Cells, rows: Any = ALL) -> Tensor:
+        """Depth of some cells relative to that of the median cell in training, (n,)."""
+        return torch.as_tensor(depth_of(cells)[rows] / self.median_depth_, dtype=torch.float32, device=self.target)
 
     def _predicted(self, genes: np.ndarray) -> Any:
         """The genes to predict: those that are hidden, or all."""
@@ -221,6 +218,13 @@ def _columns(layer: nn.Linear, h: Tensor, genes: Any) -> Tensor:
 def _some(values: Tensor, genes: Any) -> Tensor:
     """Values of some genes; the gradient of an index would be slower."""
     return values if genes is ALL else values.index_select(0, genes)
+
+
+def check_shown(shown: tuple[float, ...]) -> None:
+    """Refuse what are not two shares of the molecules, in order."""
+    if not (len(shown) == 2 and 0 < shown[0] <= shown[1] <= 1):
+        msg = f"shown={shown}, but it must be two shares above 0 and at most 1, the smaller one first."
+        raise InputError(msg)
 
 
 def drawn(counts: Any, share: np.ndarray, rng: np.random.Generator) -> np.ndarray:

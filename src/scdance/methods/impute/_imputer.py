@@ -118,8 +118,12 @@ class Imputer(Method):
                 values = np.maximum(values, np.float32(np.log(2)))  # of a count of 1, which rounding may miss
         else:
             values = in_unit(mean, depth, self.output)
+        return self._beside_observed(values, counts, depth)
+
+    def _beside_observed(self, values: np.ndarray, counts: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """Estimates, with observed counts in their place where the policy says so."""
         if self.policy in ("replace", "posterior"):
-            return values  # type: ignore[no-any-return]
+            return values
         seen = in_unit(counts, depth, self.output)
         return np.where(counts > 0, seen, values) if self.policy == "restore" else np.maximum(seen, values)
 

@@ -110,7 +110,7 @@ class DCA(CountImputer):
     def loss(self, cells: Cells, batch: Batch, rng: np.random.Generator) -> Tensor:
         if not self.hide:
             return super().loss(cells, batch, rng)
-        size = self._size(cells)[batch.rows]
+        size = self._size(cells, batch.rows)
         x = self.expression(batch.x, size)
         hidden = torch.from_numpy(rng.random(tuple(x.shape), dtype=np.float32)).to(x) < self.hide
         h = self.net_.hidden(torch.where(hidden, 0, x / (1 - self.hide)), batch.batch)

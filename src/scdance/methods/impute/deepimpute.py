@@ -19,7 +19,7 @@ from scdance.nn import nb_loss
 from scdance.pp import Recipe, blocks, mean_and_sd
 from scdance.train import Batch, Batches, TorchMethod, Train, mean_counts, split
 
-from ._count_net import LOG_MEAN, PACE, drawn
+from ._count_net import LOG_MEAN, PACE, check_shown, drawn
 from ._imputer import Imputer, Rates, depth_of
 from ._subnets import Runs, Subnets
 
@@ -143,9 +143,7 @@ class DeepImpute(Imputer, TorchMethod):
         if not 0 <= self.dropout < 1:
             msg = f"dropout={self.dropout!r}, but it must be at least 0 and below 1."
             raise InputError(msg)
-        if not 0 < self.shown[0] <= self.shown[1] <= 1:
-            msg = f"shown={self.shown}, but it must be two shares above 0 and at most 1, the smaller one first."
-            raise InputError(msg)
+        check_shown(self.shown)
         if self.loss == "weighted":
             self._check_weighted()
 
@@ -284,10 +282,7 @@ class DeepImpute(Imputer, TorchMethod):
         if self.loss == "nb":
             return super()._value(mean, theta, counts, depth)
         values = in_unit(mean, depth, self.output)  # of entries that are not zero, so a logarithm is not an average
-        if self.policy == "replace":
-            return cast("np.ndarray", values)
-        seen = in_unit(counts, depth, self.output)
-        return np.where(counts > 0, seen, values) if self.policy == "restore" else np.maximum(seen, values)
+        return self._beside_observed(values, counts, depth)
 
     @property
     def _needs_dispersion(self) -> bool:

@@ -45,6 +45,9 @@ PAPER = {
 class GraphSCI(CountImputer):
     """Impute with a graph of correlated genes that weighs the input of a count autoencoder [Rao2021]_.
 
+    On held-out molecules it is behind the mean of the nearest neighbours, ``"knn"``; on entries that were set to zero
+    it is ahead of it.
+
     A graph network on genes linked by correlation learns a gate for each pair of genes, with noise as in a
     variational autoencoder. In the first layer of a second network, which predicts the counts of each cell, every gene
     hears its neighbours in the graph, each by a weight times its gate. Both are trained together: the gates also
