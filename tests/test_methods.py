@@ -63,6 +63,8 @@ def toy_problem(task: str) -> tuple[Any, str | None, dict[str, Any]]:
         return adata, None, {"layer": "counts_kept", "output": "counts"}
     if task == "joint_embed":
         return sd.datasets.toy_pairs(unpaired=0.1), "cell_type", {}
+    if task == "spatial_domain":
+        return sd.datasets.toy_domains(k=N_CLUSTERS), "domain", {}
     return sd.datasets.toy_clusters(k=N_CLUSTERS), "cell_type", {}
 
 

@@ -20,6 +20,14 @@ PARAMETERS = {
     "source": "Name of the first modality, or an alias of it (rna, gex; prot, adt, protein; atac, peaks).",
     "target": "Name of the second modality, in the same way. With two modalities both may be left out.",
     "spatial_key": "Key of ``obsm`` with the coordinates, for methods that use them and data that give none otherwise.",
+    "library_key": (
+        "Column of ``adata.obs`` with the slice of tissue that each spot lies on; nothing is taken for near across "
+        "slices. None: all lie on one, or in a SpatialData the regions that the table annotates."
+    ),
+    "image_key": (
+        "Picture of the tissue, for methods that look at one: in ``uns['spatial'][library]['images']`` (None: "
+        "``'hires'`` if there) or an image of the SpatialData (None: the only one); by slice, as a dict, if several."
+    ),
     "table_key": "Name of the table of a SpatialData; needed where there are several.",
     "coordinate_system": "Coordinate system of a SpatialData in which the spots lie.",
     "layer": (

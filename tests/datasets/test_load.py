@@ -41,9 +41,11 @@ def check_facts(data, entry):
     if isinstance(data, mudata.MuData):
         assert {name: each.n_vars for name, each in found.items()} == entry["modalities"]
     for each in found.values():
-        assert sp.isspmatrix_csr(each.X) and each.X.dtype == np.int32 and each.X.data.min() > 0
+        assert sp.isspmatrix_csr(each.X) and each.X.dtype == entry.get("dtype", "int32") and each.X.data.min() > 0
     if "simulated" in entry:
         assert data.obsm["true_prop"].shape[1] == entry["n_classes"]
+    elif "mixed" in entry:
+        assert np.allclose(data.obsm[entry["mixed"]["truth"]].sum(axis=1), 1)
     elif "labels_key" in entry:
         assert data.obs[entry["labels_key"]].nunique() == entry["n_classes"]
     assert {fact: data.uns["source"][fact] for fact in ("data_source", "data_licence", "via")} == {
@@ -521,3 +523,54 @@ def test_all_that_is_hidden_is_hidden_in_a_way_there_is():
         how = dict(datasets.info(name)["hidden"])
         assert how.pop("n_top_genes", 1) > 0
         mask(sp.csr_matrix(COUNTS), rng=np.random.default_rng(0), **how)
+
+
+# Mixtures in known shares
+
+
+@pytest.fixture
+def plates(monkeypatch):
+    """Regions of two plates, one of them of twice the depth: 2 types, mixed or pure, each region of its own depth."""
+    rng = np.random.default_rng(0)
+    share = np.array([1, 0.6, 0.2, 0, 1, 0.5, 0])
+    profiles = rng.gamma(2, 20, (2, 40))
+    depth = rng.uniform(0.5, 2, (7, 1))
+    counts = depth * (share[:, None] * profiles[0] + (1 - share[:, None]) * profiles[1])
+    names = ["P1-a", "P1-b", "P1-c", "P1-d", "P2-a", "P2-b", "P2-c"]
+    data = anndata.AnnData(sp.csr_matrix(counts.astype(np.float32)), pd.DataFrame({"area": depth[:, 0]}, index=names))
+    data.obsm["shares"] = pd.DataFrame({"one": share, "two": 1 - share}, index=names)
+    data.uns["source"] = {"data_source": "us"}
+    entry = {"tasks": ["deconvolve"], "mixed": {"truth": "shares", "plate": "P1-"}}
+    monkeypatch.setattr(datasets._problem, "info", lambda name: entry)
+    monkeypatch.setattr(datasets._problem, "names", lambda task: ["toy"])
+    monkeypatch.setattr(datasets._problem, "load", lambda name: data.copy())
+    return data
+
+
+def test_mixtures_of_a_plate_are_asked_and_its_own_pure_regions_are_not_told(plates):
+    given = datasets.problem("deconvolve", "toy")
+    assert list(given.data.obs_names) == list(given.truth.index) == ["P1-b", "P1-c"]
+    assert given.truth["one"].tolist() == [0.6, 0.2]
+    assert not given.data.uns and not given.data.obsm and list(given.data.obs) == []
+    assert list(given.arguments) == ["ref"]
+    profiles, pure = given.arguments["ref"], plates[["P2-a", "P2-c"]].X.toarray()
+    assert list(profiles.index) == ["one", "two"]
+    np.testing.assert_allclose(profiles / profiles.sum(axis=1).to_numpy()[:, None], pure / pure.sum(1)[:, None], 1e-5)
+
+
+def test_mixtures_and_profiles_have_one_upper_quartile(plates):
+    given = datasets.problem("deconvolve", "toy")
+    quartile = np.quantile(plates.X.toarray(), 0.75, axis=1).mean()
+    for values in (given.data.X.toarray(), given.arguments["ref"].to_numpy()):
+        np.testing.assert_allclose(np.quantile(values, 0.75, axis=1), quartile, rtol=1e-5)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["geomx_plate_1", "geomx_plate_2"])
+def test_regions_of_a_plate_are_told_by_profiles_of_the_other(name):
+    if _load._in_data_dir(datasets.info(name)) is None:
+        pytest.skip("the file is not in SCDANCE_DATA_DIR")
+    given = datasets.problem("deconvolve", name)
+    assert given.data.shape == (20, 1414)
+    assert given.arguments["ref"].shape == (2, 1414)
+    assert given.truth.max(axis=None) < 1

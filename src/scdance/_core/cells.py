@@ -2,17 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
+from scdance._checks import InputError, warn
 from scdance.pp import FittedRecipe, blocks, canonical
 
 if TYPE_CHECKING:
     from scdance.pp import Rows
+
+
+OUTSIDE = 0.01  # share of the spots that may lie beside their picture, and are moved to its border
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A picture of a tissue, which is loaded when :meth:`pixels` is called.
+
+    Attributes
+    ----------
+    load
+        Gives the picture as it is stored.
+    rows
+        Which cells lie on it, positions among the cells.
+    places
+        Column and row of each of them in the picture, (n, 2) float64.
+    scale
+        Pixels of the picture per unit of the coordinates.
+    """
+
+    load: Callable[[], np.ndarray]
+    rows: np.ndarray
+    places: np.ndarray
+    scale: float
+
+    def pixels(self) -> np.ndarray:
+        """The picture, (height, width, 3), uint8 or float; a fourth channel is dropped, a single one repeated."""
+        found = self.load()
+        found = found[:, :, None] if found.ndim == 2 else found
+        if found.ndim != 3 or found.shape[2] not in (1, 3, 4):
+            msg = f"The image has shape {found.shape}, but (height, width, 3) is expected."
+            raise InputError(msg)
+        return np.repeat(found, 3, axis=2) if found.shape[2] == 1 else found[:, :, :3]
+
+    def inside(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The places moved into a picture of this shape; where many lie beside it, they are refused."""
+        limit = np.array([shape[1] - 1, shape[0] - 1], dtype=float)
+        beside = np.any((self.places < 0) | (self.places > limit), axis=1)
+        if beside.mean() > OUTSIDE:
+            low, high = self.places.min(axis=0), self.places.max(axis=0)
+            msg = (
+                f"{int(beside.sum())} of {len(self.places)} spots lie outside the image ({shape[1]} × {shape[0]}): "
+                f"their columns run from {low[0]:.0f} to {high[0]:.0f}, their rows from {low[1]:.0f} to {high[1]:.0f}. "
+                "Check the scale factor of the image and the unit of the coordinates."
+            )
+            raise InputError(msg)
+        if beside.any():
+            warn(f"{int(beside.sum())} of {len(self.places)} spots lie outside the image; the nearest pixels are used.")
+        return np.clip(self.places, 0, limit)
+
+    def among(self, rows: np.ndarray) -> Image:
+        """The same for a selection of the cells, by position."""
+        place = np.full(max(int(self.rows.max(initial=-1)), int(rows.max(initial=-1))) + 1, -1)
+        place[rows] = np.arange(len(rows))
+        kept = place[self.rows] >= 0
+        return replace(self, rows=place[self.rows][kept], places=self.places[kept])
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +100,10 @@ class Cells:
         Known type of each cell as codes, (n_obs,) int32, −1 where there is none; the names of the types.
     coords
         Place of each cell, (n_obs, 2 or 3) float64.
+    slice
+        Slice of tissue that each cell lies on as codes, (n_obs,) int32; None: all on one.
+    images
+        Picture of the tissue of each slice, in the order of the codes.
     batch, batch_names
         Batch of each cell as codes, (n_obs,) int32, −1 for one unseen in training; the batches of training.
     graph
@@ -67,6 +129,8 @@ class Cells:
     labels: np.ndarray | None = None
     categories: list[str] | None = None
     coords: np.ndarray | None = None
+    slice: np.ndarray | None = None
+    images: tuple[Image, ...] | None = None
     batch: np.ndarray | None = None
     batch_names: list[str] | None = None
     graph: sp.csr_matrix | None = None
@@ -102,9 +166,11 @@ class Cells:
         if columns is not None:
             new |= {name: getattr(self, name)[columns] for name in ("var_names", "present") if _has(self, name)}
         if rows is not None:
-            by_cell = ("rows", "obs_names", "depth", "labels", "coords", "batch", "rep")
+            by_cell = ("rows", "obs_names", "depth", "labels", "coords", "slice", "batch", "rep")
             new |= {name: getattr(self, name)[rows] for name in by_cell if _has(self, name)}
             new["graph"] = None if self.graph is None else self.graph[rows][:, rows]
+            if self.images is not None:
+                new["images"] = tuple(image.among(np.asarray(rows)) for image in self.images)
         return replace(self, **new)
 
     def dense(self, rows: Any) -> np.ndarray:

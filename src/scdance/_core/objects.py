@@ -183,6 +183,43 @@ def _centroids(sdata: Any, table: Any, coordinate_system: str) -> np.ndarray | N
     return out
 
 
+def slices_of(data: Any, table: Any, library_key: str | None) -> tuple[np.ndarray, list[str]] | None:
+    """Slice of each row of `table` as codes, (n_obs,) int32, and their names; None: all lie on one.
+
+    They stand in ``obs[library_key]``; in a SpatialData each region that the table annotates is a slice.
+    """
+    import pandas as pd
+
+    if library_key is None:
+        attrs = table.uns.get("spatialdata_attrs") if kind_of(data) == "SpatialData" else None
+        if attrs is None or table.obs[attrs["region_key"]].nunique() < 2:
+            return None
+        library_key = attrs["region_key"]
+    what = "the column with the slices"
+    values = _checks.column(table.obs, library_key, where="adata.obs", what=what, argument="library_key")
+    if pd.isna(values).any():
+        msg = f"`adata.obs[{library_key!r}]` has {int(pd.isna(values).sum())} missing values; every spot needs a slice."
+        raise InputError(msg)
+    found = pd.Categorical(values.astype(str))
+    return found.codes.astype(np.int32), list(found.categories)
+
+
+def apart(adata: Any, spatial_key: str = "spatial", library_key: str | None = None) -> np.ndarray:
+    """Coordinates of an AnnData with its slices side by side, so that no spot is near one of another slice."""
+    coords = places(adata, adata, spatial_key=spatial_key, coordinate_system="")
+    if coords is None:
+        msg = (
+            f"The places of the spots are needed, but there is no `obsm[{spatial_key!r}]`; obsm has "
+            f"{listed(adata.obsm)}. Pass the key that holds them as `spatial_key=`."
+        )
+        raise MissingKeyError(msg)
+    slices = slices_of(adata, adata, library_key)
+    if slices is None:
+        return coords
+    width = np.ptp(coords[:, 0]) + np.ptp(coords, axis=0).max()
+    return coords + np.eye(1, coords.shape[1]) * (2 * width * slices[0])[:, None]
+
+
 # ---------------------------------------------------------------------- modalities
 
 

@@ -23,9 +23,10 @@ from scdance.pp import (
     shared_genes,
 )
 
-from .cells import Cells, Pair
+from .cells import Cells, Image, Pair
+from .images import read_images
 from .method import Method
-from .objects import check_kind, check_shape, kind_of_modality, places, two_modalities
+from .objects import check_kind, check_shape, kind_of_modality, places, slices_of, two_modalities
 from .scan import scan
 from .task import TASKS, Task
 
@@ -45,6 +46,8 @@ def read_roles(
     target: str | None = None,
     layer: Any = None,
     spatial_key: str = "spatial",
+    library_key: str | None = None,
+    image_key: Any = None,
     coordinate_system: str = "global",
     recipe: str | None = "default",
     **given: Any,
@@ -61,8 +64,9 @@ def read_roles(
         _refuse_second_reference(model, ref, labels_key)
         if not model.is_fitted:
             out["ref"] = reference(ref, model, labels_key, ref_layer, recipe, shared_with=table.var_names)
-    coords = None
-    if "coords" in (*model.needs, *model.uses):
+    coords = slices = images = None
+    words = (*model.needs, *model.uses)
+    if "coords" in words:
         coords = places(data, table, spatial_key=spatial_key, coordinate_system=coordinate_system)
         if coords is None and "coords" in model.needs:
             msg = (
@@ -70,10 +74,19 @@ def read_roles(
                 f"obsm has {listed(table.obsm)}. Pass the key that holds them as `spatial_key=`."
             )
             raise MissingKeyError(msg)
+    for word, argument, value in (("slice", "library_key", library_key), ("image", "image_key", image_key)):
+        if value is not None:
+            _refuse_word(model, word, argument)
+    if "slice" in words:
+        slices = slices_of(data, table, library_key)
+    if "image" in words:
+        images = read_images(data, table, coords, slices, image_key, coordinate_system=coordinate_system)
     prep = out["ref"].prep if "ref" in out else None
     if "ref" not in task.roles:
         given["labels_key"] = labels_key
-    out["cells"] = read(table, model, prep=prep, coords=coords, layer=layer, recipe=recipe, **given)
+    out["cells"] = read(
+        table, model, prep=prep, coords=coords, slices=slices, images=images, layer=layer, recipe=recipe, **given
+    )
     return out
 
 
@@ -83,6 +96,8 @@ def read(
     *,
     prep: FittedRecipe | None = None,
     coords: np.ndarray | None = None,
+    slices: tuple[np.ndarray, list[str]] | None = None,
+    images: tuple[Image, ...] | None = None,
     layer: str | None = None,
     use_rep: str | None = None,
     batch_key: str | None = None,
@@ -107,7 +122,9 @@ def read(
     if model.is_fitted:
         _refuse_other_input(model, use_rep, recipe)
         prep = model.preps_["cells"]
-    given: dict[str, Any] = {"n_obs_in": adata.n_obs, "n_vars_in": adata.n_vars, "coords": coords}
+    given: dict[str, Any] = {"n_obs_in": adata.n_obs, "n_vars_in": adata.n_vars, "coords": coords, "images": images}
+    if slices is not None:
+        given["slice"] = slices[0]
     if batch_key is not None:
         given["batch"], given["batch_names"] = _batch(adata, batch_key, model)
     if neighbors_key is not None:
@@ -300,9 +317,11 @@ def _from_matrix(
     keeps = bool(model.task) and TASKS[model.task].gives_expression
     whole = {"whole": counts} if keeps else {}  # genes without a result keep their input
     logger.info("%s: %d cells × %d genes of `%s` (%s)", model.name, len(rows), len(columns), where, kind)
-    for part in ("batch", "labels", "coords"):
+    for part in ("batch", "labels", "coords", "slice"):
         if given.get(part) is not None:
             given[part] = given[part][rows]
+    if given.get("images") is not None:
+        given["images"] = tuple(image.among(rows) for image in given["images"])
     if given.get("graph") is not None:
         given["graph"] = given["graph"][rows][:, rows]
     return Cells(
@@ -383,14 +402,18 @@ def _refuse_unused(model: Method, **given: Any) -> None:
         "cannot_link": "pairs",
     }
     for argument, value in given.items():
-        if value is not None and kinds[argument] not in (*model.needs, *model.uses):
-            msg = (
-                f"{type(model).__name__} takes no `{argument}=`; it reads {listed((*model.needs, *model.uses))}. "
-                "Leave it out."
-            )
-            raise InputError(msg)
+        if value is not None:
+            _refuse_word(model, kinds[argument], argument)
     if "batch" in model.needs and given["batch_key"] is None:
         msg = f"{type(model).__name__} needs the batch of each cell: pass a column of `adata.obs` as `batch_key=`."
+        raise InputError(msg)
+
+
+def _refuse_word(model: Method, word: str, argument: str) -> None:
+    """Refuse an argument whose kind of input the method does not read."""
+    read_by_it = (*model.needs, *model.uses)
+    if word not in read_by_it:
+        msg = f"{type(model).__name__} takes no `{argument}=`; it reads {listed(read_by_it)}. Leave it out."
         raise InputError(msg)
 
 

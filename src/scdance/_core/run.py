@@ -163,10 +163,10 @@ def solve(
         model.check_cells(cells)
     if model.is_fitted and not model.inductive and getattr(model, "fitted_on_", "") != _who(cells):
         others = [name for name in registry.names(task.name) if registry.get(task.name, name).inductive]
-        msg = (
-            f"{type(model).__name__} can answer only for the cells it was fitted on. "
-            f"Methods that can label new cells: {listed(others)}."
-        )
+        instead = f"Methods that can label new cells: {listed(others)}."
+        if not others:
+            instead = f"No method of {task.name!r} labels new cells: run it on all of them, `method={model.name!r}`."
+        msg = f"{type(model).__name__} can answer only for the cells it was fitted on. {instead}"
         raise InputError(msg)
     if checkpoint is not None and Path(checkpoint).exists() and not Path(checkpoint).is_dir():
         msg = f"checkpoint={str(checkpoint)!r} is a file; pass a folder, which is made if need be."
@@ -238,7 +238,8 @@ def _fingerprint(model: Method, roles: dict[str, Any]) -> str:
         told.update(repr((name, prep)).encode())
         graph = () if cells.graph is None else (cells.graph.data, cells.graph.indices, cells.graph.indptr)
         pairs = cells.extra.get("pairs", ())
-        parts = (cells.depth, cells.rep, cells.batch, cells.labels, cells.coords, *pairs, *graph, *learnt.values())
+        own = (cells.depth, cells.rep, cells.batch, cells.labels, cells.coords, cells.slice)
+        parts = (*own, *pairs, *graph, *learnt.values())
         for part in parts:
             told.update(b"" if part is None else part.tobytes())
     return told.hexdigest()

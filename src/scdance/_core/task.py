@@ -140,6 +140,36 @@ DECONVOLVE = Task(
     truth="obsm",
 )
 
+SPATIAL_DOMAIN = Task(
+    "spatial_domain",
+    text="Divide a tissue into regions, by expression and by place.",
+    roles=("cells",),
+    gives={
+        "labels": Slot(
+            "obs", "{key}", 'domain of each spot, "0" is the largest; spots without counts have none', "category"
+        ),
+        "refined": Slot(
+            "obs",
+            "{key}_refined",
+            "the same after most of a spot's neighbours have outvoted it; spots without counts have none",
+            "category",
+        ),
+        "embedding": Slot("obsm", "X_{key}", "latent space, (n_obs, n_latent) float32", "matrix"),
+        "proba": Slot(
+            "obsm",
+            "{key}_proba",
+            "probability of each domain, (n_obs, n_domains) float32, rows sum to 1",
+            "shares",
+            empty="even",
+        ),
+        "score": Slot("obs", "{key}_score", "how sure the domain is, (n_obs,) float32 in [0, 1]", "vector"),
+    },
+    optional=("refined", "embedding", "proba", "score"),
+    metrics=("ari", "nmi", "spatial_coherence"),
+    default="smoothed_pca",
+    data=("AnnData", "SpatialData"),
+)
+
 JOINT_EMBED = Task(
     "joint_embed",
     text="Put cells whose RNA was measured together with proteins or open chromatin into one space.",
@@ -260,4 +290,6 @@ IMPUTE = Task(
     truth="layers",
 )
 
-TASKS: dict[str, Task] = {task.name: task for task in (IMPUTE, ANNOTATE, CLUSTER, DECONVOLVE, JOINT_EMBED)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (IMPUTE, ANNOTATE, CLUSTER, SPATIAL_DOMAIN, DECONVOLVE, JOINT_EMBED)
+}

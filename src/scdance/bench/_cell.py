@@ -49,8 +49,8 @@ def _maxrss_mb() -> float:
 class _Picker:
     """Watches a training and notes the epoch that the labels would have picked: what an oracle would report."""
 
-    def __init__(self, truth: Any, metrics: list[Any]):
-        self.truth, self.metrics = truth, metrics
+    def __init__(self, truth: Any, metrics: list[Any], coords: Any = None):
+        self.truth, self.metrics, self.coords = truth, metrics, coords
         self.best: dict[str, float] = {}
         self.epoch = self.last = ""
         self.cpu = self.wall = 0.0
@@ -58,6 +58,8 @@ class _Picker:
     def __call__(self, stage: str, epoch: int, look: Any, rows: Any) -> None:
         cpu, wall = time.process_time(), time.perf_counter()
         given = {**look(), "truth": self.truth.iloc[rows]}
+        if self.coords is not None:
+            given["coords"] = self.coords[rows]
         self.last = f"{stage} {epoch}"
         self.judge({m.name: float(m.function(*(given[need] for need in m.needs))) for m in self.metrics})
         self.cpu += time.process_time() - cpu
@@ -82,6 +84,7 @@ def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
     """Run one cell and return its row."""
     from scdance import __version__, datasets, metrics
     from scdance._core import registry
+    from scdance._core.objects import apart
     from scdance._core.task import TASKS
 
     task = TASKS[job["task"]]
@@ -93,14 +96,16 @@ def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
     if not control and registry.kind_of(registry.get(task.name, job["method"])) == "semi-supervised":
         problem = problem.partly_labelled(LABELLED, job["seed"])
     row: dict[str, Any] = {}
-    picker = _Picker(problem.truth, wanted)
+    in_space = {name: problem.arguments[name] for name in ("library_key",) if name in problem.arguments}
+    placed = any("coords" in metric.needs for metric in wanted)
+    picker = _Picker(problem.truth, wanted, apart(problem.data, **in_space) if placed else None)
     if control:
         for where, name, value in CONTROLS[job["method"]](task, problem.truth, job["seed"]):
             getattr(problem.data, where)[name] = value
     else:
         row = _solve(problem, job, picker)
     getattr(problem.data, task.truth)["truth"] = problem.truth
-    table = metrics.score(problem.data, task.name, key=KEY, truth="truth")
+    table = metrics.score(problem.data, task.name, key=KEY, truth="truth", **in_space)
     scores = {name: float(table[name].item()) for name in task.metrics}
     row |= scores | picker.row(scores)
     row["n_clusters"] = int(problem.data.obs[KEY].nunique()) if "labels" in task.gives else ""

@@ -74,7 +74,7 @@ def info(name: str) -> dict[str, Any]:
     Returns
     -------
     A copy of the entry: ``tasks, description, file, sha256, shape, preset, data_source, data_licence, via``;
-    ``labels_key, n_classes`` where the truth is known; ``modalities``, the number of features of each, where
+    ``labels_key, n_classes`` where each cell has a known label; ``modalities``, the number of features of each, where
     there are several; and ``remote`` where it can be downloaded.
 
     Raises
@@ -144,8 +144,9 @@ def load(name: str) -> AnnData | MuData:
 
     Returns
     -------
-    AnnData with int32 counts (CSR) in ``X``, the truth, if there is one, in ``obs[info(name)["labels_key"]]``
-    (of simulated spots in ``obsm["true_prop"]``) and the origin of the data in ``uns["source"]``; the same
+    AnnData with int32 counts (CSR) in ``X`` (float32 where ``info(name)["dtype"]`` says so: they are means of
+    probes), the truth, if there is one, in ``obs[info(name)["labels_key"]]`` (of simulated spots in
+    ``obsm["true_prop"]``, of regions mixed in known shares in ``obsm[info(name)["mixed"]["truth"]]``) and the origin of the data in ``uns["source"]``; the same
     wherever the file was found. Where
     ``info(name)`` has ``modalities``, a MuData that holds the counts of each in an AnnData of its own, and the
     truth and the origin in the ``obs`` and ``uns`` of the whole.

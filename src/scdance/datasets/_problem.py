@@ -13,7 +13,8 @@ from scdance._core.task import TASKS
 from scdance.pp import Recipe, canonical, mask
 
 from ._load import _loaded, info, load, names
-from ._mixtures import simulate_visium, split_reference
+from ._split_reference import split_reference
+from ._visium import simulate_visium
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,11 +92,14 @@ def problem(task: str, name: str, random_state: int = 0) -> Problem:
         return Problem(_bare(data), truth, given)
     if "hidden" in entry and task == "impute":
         return _hidden(data, entry["hidden"], random_state)
+    if "mixed" in entry:
+        return _mixed_regions(data, entry["mixed"])
     truth = data.obs[entry["labels_key"]].copy()
+    given = {"library_key": entry["library_key"]} if "library_key" in entry else {}
     for each in (data, *getattr(data, "mod", {}).values()):
-        each.obs = each.obs[[]]
+        each.obs = each.obs[[*given.values()]]
         each.uns.clear()
-    return Problem(data, truth)
+    return Problem(data, truth, given)
 
 
 def _hidden(data: AnnData, how: dict[str, Any], random_state: int) -> Problem:
@@ -111,6 +115,22 @@ def _hidden(data: AnnData, how: dict[str, Any], random_state: int) -> Problem:
     kept = mask(counts, how["protocol"], how["rate"], np.random.default_rng([random_state, 3]))
     unit = "counts" if how["protocol"] == "thinning" else "log1p"
     return Problem(ad.AnnData(kept, obs=data.obs[[]], var=data.var[[]]), counts, {"output": unit, "policy": "replace"})
+
+
+def _mixed_regions(data: AnnData, how: dict[str, Any]) -> Problem:
+    """Mixtures of one plate, and the mean profiles of the pure regions of the others; all have one upper quartile."""
+    import anndata as ad
+    import pandas as pd
+
+    truth, counts = data.obsm[how["truth"]], data.X.toarray().astype(np.float64)
+    quartile = np.quantile(counts, 0.75, axis=1, keepdims=True)
+    scaled = counts * (quartile.mean() / quartile)
+    asked, pure = data.obs_names.str.startswith(how["plate"]), truth.to_numpy() == 1
+    profiles = np.stack([scaled[~asked & each].mean(axis=0) for each in pure.T])
+    rows = asked & ~pure.any(axis=1)
+    spots = ad.AnnData(canonical(sp.csr_matrix(scaled[rows])), data.obs[[]][rows], data.var[[]])
+    ref = pd.DataFrame(profiles, index=truth.columns, columns=data.var_names)
+    return Problem(spots, truth[rows], {"ref": ref})
 
 
 def _split(data: AnnData, how: dict[str, Any], random_state: int) -> tuple[AnnData, AnnData]:

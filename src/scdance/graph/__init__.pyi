@@ -5,6 +5,8 @@ from ._consensus import Consensus as Consensus
 from ._consensus import consensus as consensus
 from ._genes import correlations as correlations
 from ._genes import gene_graph as gene_graph
+from ._mixture import mixture as mixture
+from ._mixture import tied_mixture as tied_mixture
 from ._ops import normalize as normalize
 from ._ops import self_loops as self_loops
 from ._ops import symmetric as symmetric
@@ -14,7 +16,10 @@ from ._partition import choose_k as choose_k
 from ._partition import kmeans as kmeans
 from ._partition import leiden as leiden
 from ._partition import louvain as louvain
-from ._partition import mixture as mixture
+from ._partition import with_n_clusters as with_n_clusters
+from ._spatial import majority as majority
+from ._spatial import pitch as pitch
+from ._spatial import spatial as spatial
 from ._torch import Sparse as Sparse
 from ._torch import spmm as spmm
 from ._torch import to_dgl as to_dgl

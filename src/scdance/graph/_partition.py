@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -177,6 +177,52 @@ def louvain(a: csr_matrix, *, resolution: float = 1.0, random_state: int = 0) ->
     return by_size(np.asarray(found.membership))[0]
 
 
+def with_n_clusters(
+    partition: Callable[..., np.ndarray], a: csr_matrix, k: int, *, random_state: int = 0, most: int = 20
+) -> tuple[np.ndarray, float]:
+    """Search the resolution at which a graph falls into k communities.
+
+    Parameters
+    ----------
+    partition
+        :func:`leiden` or :func:`louvain`.
+    a
+        Weights, (n, n), symmetric CSR.
+    k
+        Number of communities that is wanted.
+    random_state
+        Seed of every trial.
+    most
+        Trials; the number of communities need not hit `k`, as it can jump over it.
+
+    Returns
+    -------
+    The partition with the number of communities nearest to `k`, (n,), int32 codes by size, and its resolution.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import graph
+    >>> x = np.random.default_rng(0).normal(np.repeat([0, 9, 20], 30)[:, None], size=(90, 2))
+    >>> labels, _ = graph.with_n_clusters(graph.leiden, graph.fuzzy(graph.knn(x)), 3)
+    >>> np.bincount(labels).tolist()
+    [30, 30, 30]
+    """
+    low, high, resolution = 0.0, np.inf, 1.0
+    best: tuple[int, np.ndarray, float] | None = None
+    for _ in range(most):
+        labels = partition(a, resolution=resolution, random_state=random_state)
+        n = int(labels.max()) + 1
+        if best is None or abs(n - k) < best[0]:
+            best = abs(n - k), labels, resolution
+        if n == k:
+            break
+        low, high = (resolution, high) if n < k else (low, resolution)
+        resolution = 2 * resolution if np.isinf(high) else (low + high) / 2
+    assert best is not None
+    return best[1], best[2]
+
+
 def kmeans(x: np.ndarray, k: int, *, n_init: int = 20, random_state: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """k-means, the best of `n_init` starts, in one thread (more are not reproducible).
 
@@ -212,60 +258,15 @@ def kmeans(x: np.ndarray, k: int, *, n_init: int = 20, random_state: int = 0) ->
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    x = _points(x, k)
+    x = points(x, k)
     with threadpool_limits(limits=1):
         fitted = KMeans(n_clusters=k, n_init=n_init, random_state=random_state).fit(x)
     codes, order = by_size(fitted.labels_, k)
     return codes, fitted.cluster_centers_[order].astype(np.float32)
 
 
-def mixture(
-    x: np.ndarray, k: int, *, n_init: int = 5, random_state: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mixture of k Gaussians with diagonal covariance, the best of `n_init` starts.
-
-    Parameters
-    ----------
-    x
-        Points, (n, d).
-    k
-        Number of components, at most n.
-    n_init
-        Starts.
-    random_state
-        Seed of the starts.
-
-    Returns
-    -------
-    Most probable component of each point, (n,), int32, 0 is the largest; the means, (k, d), and the
-    probabilities, (n, k), rows sum to 1, both float32 and in the same order.
-
-    Raises
-    ------
-    InputError
-        If `k` is below 1 or above n.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from scdance import graph
-    >>> x = np.random.default_rng(0).normal(np.repeat([0, 20], [40, 20])[:, None], size=(60, 2))
-    >>> labels, means, proba = graph.mixture(x, 2)
-    >>> np.bincount(labels).tolist(), means.shape, proba.shape
-    ([40, 20], (2, 2), (60, 2))
-    """
-    from sklearn.mixture import GaussianMixture
-    from threadpoolctl import threadpool_limits
-
-    x = _points(x, k).astype(np.float64)  # the log-densities of hundreds of dimensions are long sums
-    model = GaussianMixture(k, covariance_type="diag", n_init=n_init, max_iter=1000, random_state=random_state)
-    with threadpool_limits(limits=1):
-        proba = model.fit(x).predict_proba(x)
-    codes, order = by_size(proba.argmax(axis=1), k)
-    return codes, model.means_[order].astype(np.float32), proba[:, order].astype(np.float32)
-
-
-def _points(x: np.ndarray, k: int) -> np.ndarray:
+def points(x: np.ndarray, k: int) -> np.ndarray:
+    """The points as float32, refusing a number of clusters that they cannot have."""
     if not 1 <= k <= len(x):
         msg = f"{k} clusters asked of {len(x)} cells; the number must lie between 1 and {len(x)}."
         raise InputError(msg)

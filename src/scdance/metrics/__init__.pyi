@@ -38,3 +38,4 @@ from ._proportions import pearson as pearson
 from ._proportions import per_type as per_type
 from ._proportions import rmse as rmse
 from ._score import score as score
+from ._spatial import spatial_coherence as spatial_coherence

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scdance._checks import InputError, MissingKeyError, listed, nearest, one_of
 from scdance._core.counts import COMPARED, hidden
+from scdance._core.objects import apart
 from scdance._core.task import TASKS, Task
 
 from ._metric import get
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
 
 def score(
-    adata: AnnData | MuData, task: str, *, key: str, truth: str | None = None, metrics: Sequence[str] | None = None
+    adata: AnnData | MuData,
+    task: str,
+    *,
+    key: str,
+    truth: str | None = None,
+    metrics: Sequence[str] | None = None,
+    spatial_key: str = "spatial",
+    library_key: str | None = None,
 ) -> pd.DataFrame:
     """Score what a tool wrote into the object.
 
@@ -39,6 +47,10 @@ def score(
         is NaN or "" are left out. Needed by all metrics but those that compare parts of the result with each other.
     metrics
         Names of metrics; None: those of the task.
+    spatial_key
+        Key of ``obsm`` with the coordinates, for scores that compare places.
+    library_key
+        Column of ``obs`` with the slice of each spot, for the same; None: all lie on one.
 
     Returns
     -------
@@ -68,6 +80,8 @@ def score(
         given = hidden(adata, declared, key, truth, needs={need for metric in wanted for need in metric.needs})
         if not given and any(set(metric.needs) & set(COMPARED) for metric in wanted):
             _result(adata, declared, "expression", key, needed_by=wanted[0].name)  # says what there is instead
+    if any("coords" in metric.needs for metric in wanted):
+        given["coords"] = apart(adata, spatial_key, library_key)
     given |= {
         need: _truth(adata, declared, truth, needed_by=metric.name)
         if need == "truth"

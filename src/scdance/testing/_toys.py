@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from scdance._core.task import ANNOTATE, CLUSTER, DECONVOLVE, IMPUTE, JOINT_EMBED, TASKS
-from scdance.datasets import toy_clusters, toy_mixtures, toy_pairs
+from scdance._core.task import ANNOTATE, CLUSTER, DECONVOLVE, IMPUTE, JOINT_EMBED, SPATIAL_DOMAIN, TASKS
+from scdance.datasets import toy_clusters, toy_domains, toy_mixtures, toy_pairs
 
 from ._objects import taken
 
@@ -234,6 +234,31 @@ class Mixtures(Referenced):
             yield Refusal("without coordinates", nowhere, {}, KeyError, ("spatial_key=",))
 
 
+class Tissue(Toys):
+    """Spots of a tissue, for spatial domains."""
+
+    @cached_property
+    def _all(self) -> Any:
+        return _domains(N_OBS + N_NEW, N_VARS)
+
+    @property
+    def relabelled(self) -> tuple[Any, dict[str, Any]]:
+        adata = _uncrowded(self.old)
+        _permute_labels(adata)
+        del adata.varm["lfc"], adata.obs["domain"]
+        return adata, self.learning
+
+    def large(self, n_obs: int) -> tuple[Any, dict[str, Any]]:
+        return _domains(n_obs, LARGE_VARS, depth=LARGE_DEPTH), {}
+
+    def refusals(self) -> Iterator[Refusal]:
+        yield from super().refusals()
+        if "coords" in self.needs:
+            nowhere = self.old
+            del nowhere.obsm["spatial"]
+            yield Refusal("without coordinates", nowhere, {}, KeyError, ("spatial_key=",))
+
+
 class Pairs(Toys):
     """Two modalities, for joint embedding."""
 
@@ -282,6 +307,7 @@ TOYS: dict[str, type[Toys]] = {
     ANNOTATE.name: Annotation,
     CLUSTER.name: Toys,
     IMPUTE.name: Toys,
+    SPATIAL_DOMAIN.name: Tissue,
     DECONVOLVE.name: Mixtures,
     JOINT_EMBED.name: Pairs,
 }
@@ -293,6 +319,13 @@ TOYS: dict[str, type[Toys]] = {
 def _clusters(n_obs: int, n_vars: int, **numbers: Any) -> AnnData:
     """Counts with planted clusters in two batches, among slots of other people."""
     adata = toy_clusters(n_obs, n_vars, k=N_GROUPS, n_de=n_vars // 4, batches=2, **numbers)
+    return _recorded(_crowded(adata))
+
+
+def _domains(n_obs: int, n_vars: int, **numbers: Any) -> AnnData:
+    """Spots of planted layers, among slots of other people."""
+    adata = toy_domains(n_obs, n_vars, N_GROUPS, n_de=n_vars // 4, lfc=1.5, **numbers)
+    adata.obs[LABELS] = adata.obs["domain"]
     return _recorded(_crowded(adata))
 
 

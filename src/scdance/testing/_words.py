@@ -31,11 +31,13 @@ INPUTS = {
     "rep": "use_rep",
     "graph": "neighbors_key",
     "coords": "spatial_key",
+    "slice": "library_key",
+    "image": "image_key",
     "labels": "labels_key",
     "pairs": "must_link",
     "ref.labels": "labels_key",
 }
-ONLY_WHEN_NAMED = ("batch", "rep", "graph", "labels", "pairs")  # read if, and only if, the argument is given
+ONLY_WHEN_NAMED = ("batch", "rep", "graph", "labels", "pairs", "slice")  # read if, and only if, the argument is given
 SECTIONS = ("When to use", "When not", "Differs from the paper")
 
 

@@ -26,6 +26,7 @@ def deconvolve(
     layer: str | None = None,
     ref_layer: str | None = None,
     spatial_key: str = "spatial",
+    library_key: str | None = None,
     table_key: str | None = None,
     coordinate_system: str = "global",
     key_added: str | None = None,
@@ -52,7 +53,7 @@ def deconvolve(
     method
         Name of a method, a method of your own (class or instance), a fitted one, or the folder of a saved one.
         With a fitted one nothing is learnt, and neither `ref` nor `labels_key` is given.
-    {labels_key, layer, ref_layer, spatial_key, table_key, coordinate_system, key_added, preset, recipe}
+    {labels_key, layer, ref_layer, spatial_key, library_key, table_key, coordinate_system, key_added, preset, recipe}
     {random_state, device, progress, checkpoint, copy, params}
 
     Returns
@@ -81,6 +82,7 @@ def deconvolve(
         layer=layer,
         ref_layer=ref_layer,
         spatial_key=spatial_key,
+        library_key=library_key,
         table_key=table_key,
         coordinate_system=coordinate_system,
         key_added=key_added,

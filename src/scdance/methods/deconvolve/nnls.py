@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 
-from scdance._checks import InputError
 from scdance._core.cells import Cells
-from scdance._core.method import Method
-from scdance.pp import Recipe, blocks, gram_nnls, group_moments
+from scdance.pp import blocks, gram_nnls
 
-RATIO = 1.25  # natural logarithm by which a gene of one type exceeds the mean of the others to be informative
-TINY = 1e-6  # added to both before they are compared
-NOISIEST = 0.99  # quantile of the dispersion within types above which a gene is left out
+from ._deconvolver import Deconvolver, poisson_weights, result_of, shares
+
 BLOCK = 2048  # spots whose covariances are held at once: 20 types take 6.6 MB
-RAREST = 0.01  # of the mean gene: below, all genes weigh the same
 
 
-class NNLS(Method):
+class NNLS(Deconvolver):
     """Fit each spot by a non-negative sum of the types' mean profiles [Lawson1974]_.
 
     The counts of a spot are explained as so many average cells of each type, by weighted least squares: a gene
@@ -57,38 +53,15 @@ class NNLS(Method):
         Draws of the bootstrap; 0 leaves the standard deviation out.
     """
 
-    genes: Literal["all", "informative"] = "all"
     weights: Literal["poisson", "none"] = "poisson"
-    size: Literal["keep", "unit"] = "keep"
     n_boot: int = 50
 
     cite = "Lawson1974"
-    needs = ("counts",)
-    uses = ("ref.labels",)
     control = True
-    skips_missing = True
-    fit_on = ("ref",)
-    recipe = Recipe(filter_genes={"min_counts": 1})
-
-    def fit(self, *, ref: Cells) -> Self:
-        mean, dispersion = _profiles(ref)
-        kept = ~np.char.startswith(np.char.lower(ref.var_names.astype(str)), "mt-")
-        if self.genes == "informative":
-            kept &= _informative(mean, dispersion)
-        if kept.sum() < 2 * len(mean) or (mean[:, kept].sum(axis=1) == 0).any():  # too few to tell the types apart
-            kept = np.ones(ref.n_vars, dtype=bool)
-        self.profiles_ = (mean / mean.sum(axis=1, keepdims=True) if self.size == "unit" else mean)[:, kept]
-        self.genes_ = np.flatnonzero(kept)
-        self.notes_ = {"n_genes": int(kept.sum())}
-        return self
 
     def predict(self, *, cells: Cells) -> dict[str, Any]:
-        there = slice(None) if cells.present is None else cells.present[self.genes_]
-        profiles, columns = self.profiles_[:, there].astype(np.float64), self.genes_[there]
-        if (profiles.sum(axis=1) == 0).any():
-            msg = f"Only {len(columns)} of the {len(self.genes_)} genes are there, and some types have none of them."
-            raise InputError(msg)
-        weighted = profiles * self._weights(profiles)
+        profiles, columns = self.at_hand(cells)
+        weighted = profiles * poisson_weights(profiles) if self.weights == "poisson" else profiles
         h = weighted @ profiles.T
         side = np.zeros((cells.n_vars, len(h)), dtype=np.float32)
         side[columns] = weighted.T
@@ -97,21 +70,10 @@ class NNLS(Method):
         h, c = h / np.outer(scale, scale), c / scale
         b = gram_nnls(h, c)
         seen = (c > 0).any(axis=1)
-        shares = _shares(b / scale)
-        result = {"abundance": b / scale}
+        more = {}
         if self.n_boot:
-            result["sd"] = self._sd(b, h, c, weighted / scale[:, None], profiles / scale[:, None], scale)
-        for part in (shares, *(result[name] for name in ("sd",) if name in result)):
-            part[~seen] = np.nan  # no count of any gene that tells: no evidence
-        top = np.where(seen, np.where(seen[:, None], shares, 0).argmax(axis=1), -1)
-        return {**result, "proportions": shares, "top": top}
-
-    def _weights(self, profiles: np.ndarray) -> np.ndarray:
-        """Square of the weight of each gene."""
-        if self.weights == "none":
-            return np.ones(profiles.shape[1])
-        mean = profiles.mean(axis=0)
-        return 1 / (mean + RAREST * mean.mean())
+            more["sd"] = self._sd(b, h, c, weighted / scale[:, None], profiles / scale[:, None], scale)
+        return result_of(b / scale, seen, **more)
 
     def _sd(
         self, b: np.ndarray, h: np.ndarray, c: np.ndarray, weighted: np.ndarray, profiles: np.ndarray, scale: np.ndarray
@@ -134,33 +96,8 @@ class NNLS(Method):
             total, square = np.zeros_like(b[rows]), np.zeros_like(b[rows])
             for z in draws:
                 drawn = gram_nnls(h, mean[rows] + root @ z, start=b[rows])
-                shares = _shares(drawn / scale)
-                total += shares
-                square += shares**2
+                found = shares(drawn / scale)
+                total += found
+                square += found**2
             out[rows] = np.sqrt(np.maximum(square / self.n_boot - (total / self.n_boot) ** 2, 0))
         return out
-
-
-def _shares(b: np.ndarray) -> np.ndarray:
-    """Rows divided by their sum, equal shares where it is 0."""
-    total = b.sum(axis=1, keepdims=True)
-    return np.where(total > 0, b / np.where(total > 0, total, 1), 1 / b.shape[1])
-
-
-def _profiles(ref: Cells) -> tuple[np.ndarray, np.ndarray]:
-    """Mean counts of each type, (n_types, n_vars), and variance over mean within the types, averaged, (n_vars,)."""
-    found = group_moments(ref.x, ref.labels, len(ref.categories))
-    n, mean = found.n[:, None], found.mean
-    several = (n > 1).ravel()
-    variance = np.maximum(found.square - n * mean**2, 0)[several] / (n[several] - 1)
-    ratio = np.divide(variance, mean[several], out=np.zeros_like(variance), where=mean[several] > 0)
-    return mean, ratio.mean(axis=0) if several.any() else np.zeros(ref.n_vars)
-
-
-def _informative(mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
-    """Genes that tell the types apart and do not vary much within them, (n_vars,) bool."""
-    others = (mean.sum(axis=0) - mean) / max(len(mean) - 1, 1)
-    kept = (np.log((mean + TINY) / (others + TINY)) > RATIO).any(axis=0)
-    if kept.any() and dispersion.any():
-        kept &= dispersion <= np.quantile(dispersion[kept], NOISIEST)
-    return kept

@@ -1,0 +1,53 @@
+"""Communities of the neighbour graph in principal components: what is found without looking at places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Self
+
+import numpy as np
+
+from scdance._core.cells import Cells
+from scdance.graph import fuzzy, knn, with_n_clusters
+from scdance.pp import Recipe
+
+from ._domains import Domains, principal_components
+
+
+class Communities(Domains):
+    """Base of methods that partition the graph of nearest spots in principal components, wherever they lie.
+
+    Parameters
+    ----------
+    n_neighbors
+        Nearest spots in principal components, the spot itself counted, as in scanpy.
+    n_top_genes
+        Genes with the largest deviance that are kept; None: all.
+    n_components
+        Number of principal components.
+    """
+
+    n_neighbors: int = 15
+    n_top_genes: int | None = 3000
+    n_components: int = 50
+
+    extras = (("igraph", "leiden"),)
+    keeps = ("labels_", "refined_", "embedding_")
+    control = True
+    partition: ClassVar[Callable[..., np.ndarray]]
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(normalize_total={}, log1p={}, select_genes={"n_top": self.n_top_genes})
+
+    def fit(self, *, cells: Cells) -> Self:
+        self.embedding_ = principal_components(cells, self.n_components, random_state=self.random_state)
+        near = fuzzy(knn(self.embedding_, self.n_neighbors - 1, random_state=self.random_state))
+        partition, seed = type(self).partition, self.random_state
+        if self.n_clusters is None:
+            labels, resolution = partition(near, resolution=self.resolution, random_state=seed), self.resolution
+        else:
+            labels, resolution = with_n_clusters(partition, near, self.n_clusters, random_state=seed)
+        self.notes_ = {"resolution": resolution}
+        self.keep(labels, cells)
+        return self
