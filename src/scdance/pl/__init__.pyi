@@ -4,8 +4,10 @@ from ._calibration import calibration as calibration
 from ._cluster_stability import cluster_stability as cluster_stability
 from ._clusters_compare import clusters_compare as clusters_compare
 from ._confusion import confusion as confusion
+from ._domains import domains as domains
 from ._embedding import embedding as embedding
 from ._history import history as history
 from ._imputation import imputation as imputation
 from ._markers import markers as markers
 from ._proportions import proportions as proportions
+from ._uncertainty import uncertainty as uncertainty

@@ -9,27 +9,31 @@ import numpy as np
 from scdance._checks import InputError, MissingKeyError, listed, nearest, one_of
 
 from ._shared import GREY, axes, colors, single
+from ._tissue import (
+    MISSING_SHARE,
+    MOST_PANELS_PER_ROW,
+    SMALL_WIDTH,
+    TITLE_HEIGHT,
+    WIDTH,
+    as_tissue,
+    coordinates,
+    draw_spots,
+    height,
+    legend,
+    legend_width,
+    radius_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.collections import EllipseCollection
 
 KINDS = ("pies", "top", "types")
 SMALLEST_WEDGE = 0.01  # of a pie: 3.6 degrees
 POINTS_PER_TURN = 48  # corners of a round pie
-SPOT_SHARE = 0.9  # of the distance between neighbours that a spot fills
-MOST_TYPES_PER_COLUMN = 20  # of a legend
-MOST_PANELS_PER_ROW = 4
-WIDTH, SMALL_WIDTH = 4.5, 2.2  # inches of the panel, and of one of several
-LEGEND_WIDTH, LETTER_WIDTH = 0.4, 0.075  # inches of a column of the legend without names, and of a letter
 TITLE_LETTERS = 26  # that fit over a small panel
-TITLE_HEIGHT = 0.3  # inches
-FLATTEST_AND_TALLEST = (0.5, 2.0)  # heights of a panel per width
 BAR_SHARE, BAR_ASPECT = 0.6, 12  # of the height of the figure; height per width for each row of panels
-LEGEND_DOT = 25  # square points
-MISSING_SHARE = 0.6  # of the diameter of a spot: grey may also be the colour of a type
 
 
 def proportions(
@@ -88,14 +92,14 @@ def proportions(
     """
     one_of(kind, KINDS, "kind")
     table = _table(adata, key)
-    xy = _coordinates(adata, spatial_key)
+    xy = coordinates(adata, spatial_key)
     palette = dict(zip(table.columns, colors(adata, f"{key}_top", table.columns), strict=True))
     shown = _chosen(table, types, key)
-    radius = (SPOT_SHARE * _pitch(xy) if size is None else _positive(size)) / 2
+    radius = radius_of(xy, size)
     if kind == "types":
         return _small_multiples(table[shown], xy, radius, ax)
 
-    panel = single(ax, (WIDTH + _legend_width(shown), WIDTH * _height(xy)))
+    panel = single(ax, (WIDTH + legend_width(shown), WIDTH * height(xy)))
     if kind == "pies":
         values = table[shown].to_numpy(np.float64)
         is_missing = np.isnan(values).any(axis=1)
@@ -104,11 +108,11 @@ def proportions(
         top = _main_types(adata, table[shown], f"{key}_top", is_all=types is None)
         is_missing = top < 0
         for i, name in enumerate(shown):
-            _draw_spots(panel, xy[top == i], radius, palette[name])
-    _draw_spots(panel, xy[is_missing], radius * MISSING_SHARE, GREY)
-    _legend(panel, {str(name): palette[name] for name in shown}, has_missing=bool(is_missing.any()))
+            draw_spots(panel, xy[top == i], radius, palette[name])
+    draw_spots(panel, xy[is_missing], radius * MISSING_SHARE, GREY)
+    legend(panel, {str(name): palette[name] for name in shown}, has_missing=bool(is_missing.any()))
     panel.set_title(key)
-    _as_tissue(panel, xy, radius)
+    as_tissue(panel, xy, radius)
     return panel
 
 
@@ -133,23 +137,6 @@ def _table(adata: AnnData, key: str) -> pd.DataFrame:
         )
         raise InputError(msg)
     return table
-
-
-def _coordinates(adata: AnnData, spatial_key: str) -> np.ndarray:
-    if spatial_key not in adata.obsm:
-        msg = (
-            f"No {spatial_key!r} in `adata.obsm`; it has {listed(adata.obsm.keys())}. "
-            "Pass the one with the coordinates of the spots as `spatial_key=`."
-        )
-        raise MissingKeyError(msg)
-    xy = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
-    if xy.ndim != 2 or xy.shape[1] < 2 or not np.isfinite(xy[:, :2]).all():
-        msg = (
-            f"`adata.obsm[{spatial_key!r}]` has shape {xy.shape}; a figure needs two finite coordinates for "
-            "every spot. Pass another `spatial_key=`."
-        )
-        raise InputError(msg)
-    return xy[:, :2]
 
 
 def _chosen(table: pd.DataFrame, types: Sequence[str] | None, key: str) -> list[str]:
@@ -177,21 +164,6 @@ def _main_types(adata: AnnData, table: pd.DataFrame, top_key: str, *, is_all: bo
     return np.where(is_known, np.argmax(np.nan_to_num(values), axis=1), -1)
 
 
-def _pitch(xy: np.ndarray) -> float:
-    """Median distance of a spot to its nearest neighbour; 1 where no two places differ."""
-    from scipy.spatial import cKDTree
-
-    places = np.unique(xy, axis=0)
-    return float(np.median(cKDTree(places).query(places, k=2)[0][:, 1])) if len(places) > 1 else 1.0
-
-
-def _positive(size: float) -> float:
-    if not 0 < size < np.inf:
-        msg = f"size is {size}, but must be a diameter above 0, in units of the coordinates."
-        raise InputError(msg)
-    return size
-
-
 # How it is drawn
 
 
@@ -214,84 +186,23 @@ def _wedge(centre: np.ndarray, radius: float, start: float, end: float) -> np.nd
     return np.vstack([centre, arc])
 
 
-def _draw_spots(
-    ax: Axes, xy: np.ndarray, radius: float, color: str | None = None, **mapped: object
-) -> EllipseCollection:
-    """Discs of this radius in units of the coordinates, in one colour or with `mapped` values."""
-    from matplotlib.collections import EllipseCollection
-
-    width = np.full(len(xy), 2 * radius)
-    discs = EllipseCollection(
-        width,
-        width,
-        np.zeros(len(xy)),
-        units="xy",
-        offsets=xy,
-        offset_transform=ax.transData,
-        linewidths=0,
-        rasterized=True,
-        facecolors=color,
-        **mapped,
-    )
-    ax.add_collection(discs)
-    return discs
-
-
 def _small_multiples(table: pd.DataFrame, xy: np.ndarray, radius: float, ax: Axes | np.ndarray | None) -> np.ndarray:
     n = table.shape[1]
     n_columns = n if ax is not None else min(n, MOST_PANELS_PER_ROW)
     n_rows = -(-n // n_columns)
-    panels = axes(ax, n_rows, n_columns, (SMALL_WIDTH, SMALL_WIDTH * _height(xy) + TITLE_HEIGHT))[1].ravel()
+    panels = axes(ax, n_rows, n_columns, (SMALL_WIDTH, SMALL_WIDTH * height(xy) + TITLE_HEIGHT))[1].ravel()
     for panel in panels[n:]:
         panel.set_axis_off()
     values = table.to_numpy(np.float64)
     is_known = ~np.isnan(values).any(axis=1)
     highest = values[is_known].max() if is_known.any() else 1.0
     for panel, name, column in zip(panels, table.columns, values.T, strict=False):
-        discs = _draw_spots(panel, xy[is_known], radius, array=column[is_known], cmap="viridis", clim=(0, highest))
-        _draw_spots(panel, xy[~is_known], radius * MISSING_SHARE, GREY)
+        discs = draw_spots(panel, xy[is_known], radius, array=column[is_known], cmap="viridis", clim=(0, highest))
+        draw_spots(panel, xy[~is_known], radius * MISSING_SHARE, GREY)
         panel.set_title(textwrap.fill(str(name), TITLE_LETTERS), fontsize="small")
-        _as_tissue(panel, xy, radius)
+        as_tissue(panel, xy, radius)
     bar = panels[0].figure.colorbar(
         discs, ax=list(panels), shrink=BAR_SHARE, aspect=BAR_ASPECT * n_rows, label="proportion"
     )
     bar.outline.set_visible(False)
     return panels[:n]
-
-
-def _height(xy: np.ndarray) -> float:
-    """Height of the tissue for a width of 1, within what makes a readable figure."""
-    width, height = np.ptp(xy, axis=0)
-    return float(np.clip(height / width if width else 1.0, *FLATTEST_AND_TALLEST))
-
-
-def _as_tissue(ax: Axes, xy: np.ndarray, radius: float) -> None:
-    (left, top), (right, bottom) = xy.min(axis=0) - 2 * radius, xy.max(axis=0) + 2 * radius
-    ax.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
-    ax.spines[:].set_visible(False)
-
-
-def _legend_columns(n_types: int) -> int:
-    return 1 + (n_types - 1) // MOST_TYPES_PER_COLUMN
-
-
-def _legend_width(names: list[str]) -> float:
-    """Inches."""
-    longest = max(len(str(name)) for name in names)
-    return _legend_columns(len(names)) * (LEGEND_WIDTH + LETTER_WIDTH * longest)
-
-
-def _legend(ax: Axes, palette: dict[str, str], *, has_missing: bool) -> None:
-    for name, shade in palette.items():
-        ax.scatter([], [], c=shade, s=LEGEND_DOT, linewidths=0, label=name)
-    if has_missing:
-        ax.scatter([], [], c=GREY, s=LEGEND_DOT * MISSING_SHARE**2, linewidths=0, label="missing")
-    ax.legend(
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-        frameon=False,
-        ncols=_legend_columns(len(palette)),
-        handletextpad=0.2,
-        columnspacing=0.8,
-        fontsize="small",
-    )

@@ -75,18 +75,23 @@ def probabilities(adata: AnnData, key: str) -> pd.DataFrame:
 
 def colors(adata: AnnData, key: str, categories: pd.Index) -> list[str]:
     """One colour per category: those in ``uns[f"{key}_colors"]`` if there are enough, else a palette."""
-    from matplotlib import colormaps as maps
-    from matplotlib.colors import to_hex
-
     n = len(categories)
     given = list(adata.uns.get(f"{key}_colors", []))
     if n and len(given) >= n:
         return [str(color) for color in given[:n]]
+    return palette(n)
+
+
+def palette(n: int) -> list[str]:
+    """Colours that can be told apart, as far as `n` can."""
+    from matplotlib import colormaps as maps
+    from matplotlib.colors import to_hex
+
     if n <= 20:  # the bright half of tab20 is tab10
-        palette = maps["tab20"]([*range(0, 20, 2), *range(1, 20, 2)])
+        shades = maps["tab20"]([*range(0, 20, 2), *range(1, 20, 2)])
     else:
-        palette = maps["turbo"](np.linspace(0.02, 0.98, n))
-    return [to_hex(color) for color in palette[:n]]
+        shades = maps["turbo"](np.linspace(0.02, 0.98, n))
+    return [to_hex(color) for color in shades[:n]]
 
 
 def in_order(categories: pd.Index) -> list[int]:
