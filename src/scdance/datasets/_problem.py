@@ -83,6 +83,8 @@ def problem(task: str, name: str, random_state: int = 0) -> Problem:
         del spots.obsm["true_prop"], spots.obsm["true_prop_rna"]
         spots.obs = spots.obs[[]]
         spots.uns.clear()
+        if task == "spatial_domain":
+            return Problem(spots, truth.idxmax(axis=1).astype("category"))
         return Problem(spots, truth, {"ref": ref, "labels_key": entry["labels_key"]})
     data = load(name)
     if "split" in entry and task == "annotate":
