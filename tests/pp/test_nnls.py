@@ -52,3 +52,32 @@ def test_a_row_without_any_product_is_zero():
     a, y = problem(n=3)
     y[1] = 0
     assert (gram_nnls(a.T @ a, y @ a)[1] == 0).all()
+
+
+def test_rows_with_problems_of_their_own_are_each_solved():
+    rng = np.random.default_rng(0)
+    a, y = rng.gamma(1.0, size=(200, 30, 6)), rng.normal(1, 3, (200, 30))
+    h, c = np.einsum("ngk,ngl->nkl", a, a), np.einsum("ngk,ng->nk", a, y)
+    expected = np.stack([scipy.optimize.nnls(each, row)[0] for each, row in zip(a, y, strict=True)])
+    assert (expected == 0).any() and (expected > 0).any()
+    np.testing.assert_allclose(gram_nnls(h, c), expected, atol=1e-10)
+    np.testing.assert_allclose(gram_nnls(h, c, start=np.zeros_like(c)), expected, atol=1e-10)
+    np.testing.assert_allclose(gram_nnls(1e12 * h, 1e12 * c), expected, atol=1e-10)
+
+
+def test_rows_whose_exchanges_do_not_end_are_solved_by_active_sets(monkeypatch: pytest.MonkeyPatch):
+    a, y = problem()
+    h = np.repeat((a.T @ a)[None], len(y), axis=0)
+    expected = gram_nnls(h, y @ a)
+    monkeypatch.setattr(_nnls, "MOST_PIVOTS", 1)
+    np.testing.assert_allclose(gram_nnls(h, y @ a), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("trusted", [0, 3])
+def test_exchanges_of_one_value_at_a_time_end_at_the_same(monkeypatch: pytest.MonkeyPatch, trusted: int):
+    monkeypatch.setattr(_nnls, "TRUSTED", trusted)
+    monkeypatch.setattr(_nnls, "_one_by_one", None)
+    a, y = problem(k=12)
+    h = np.repeat((a.T @ a)[None], len(y), axis=0)
+    expected = np.stack([scipy.optimize.nnls(a, row)[0] for row in y])
+    np.testing.assert_allclose(gram_nnls(h, y @ a), expected, atol=1e-7)

@@ -77,6 +77,7 @@ class Method:
     route = False  # an adapter to another package
     recipe: ClassVar[Any] = Recipe()  # of a method of two modalities: one by kind, "rna", "prot" and "atac"
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    beside: ClassVar[Any] = ()  # genes whose counts are read though the recipe leaves them out
     fit_on: ClassVar[tuple[str, ...] | None] = None  # roles that fit wants; None: all of the task
     asks: ClassVar[tuple[str, ...]] = ()  # knobs that only predict reads: they may be typed with a fitted method
     tries: ClassVar[dict[str, tuple[Any, ...]]] = {}  # values of knobs among which held-out counts may choose

@@ -316,6 +316,9 @@ def _from_matrix(
     x, raw = prep.apply(counts, rows, depth, columns)
     keeps = bool(model.task) and TASKS[model.task].gives_expression
     whole = {"whole": counts} if keeps else {}  # genes without a result keep their input
+    if role == "cells" and model.beside:
+        there = np.flatnonzero(np.isin(np.asarray(adata.var_names, dtype=str), model.beside))
+        whole["beside"] = _subset(counts, rows, there)
     logger.info("%s: %d cells × %d genes of `%s` (%s)", model.name, len(rows), len(columns), where, kind)
     for part in ("batch", "labels", "coords", "slice"):
         if given.get(part) is not None:

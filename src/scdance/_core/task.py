@@ -125,6 +125,21 @@ DECONVOLVE = Task(
             "frame",
             empty=float("nan"),
         ),
+        "se": Slot(
+            "obsm",
+            "{key}_se",
+            "standard error of each abundance, (n_obs, n_types) float32; spots without counts have NaN",
+            "frame",
+            empty=float("nan"),
+        ),
+        "p": Slot(
+            "obsm",
+            "{key}_p",
+            "p-value of each abundance against there being none, (n_obs, n_types) float32, not corrected for the "
+            "number of tests; spots without counts have NaN",
+            "frame",
+            empty=float("nan"),
+        ),
         "top": Slot(
             "obs",
             "{key}_top",
@@ -133,7 +148,7 @@ DECONVOLVE = Task(
             empty=float("nan"),
         ),
     },
-    optional=("abundance", "sd"),
+    optional=("abundance", "sd", "se", "p"),
     metrics=("rmse", "pearson", "jsd", "auprc"),
     default="nnls",
     data=("AnnData", "SpatialData"),

@@ -146,10 +146,10 @@ def load(name: str) -> AnnData | MuData:
     -------
     AnnData with int32 counts (CSR) in ``X`` (float32 where ``info(name)["dtype"]`` says so: they are means of
     probes), the truth, if there is one, in ``obs[info(name)["labels_key"]]`` (of simulated spots in
-    ``obsm["true_prop"]``, of regions mixed in known shares in ``obsm[info(name)["mixed"]["truth"]]``) and the origin of the data in ``uns["source"]``; the same
-    wherever the file was found. Where
-    ``info(name)`` has ``modalities``, a MuData that holds the counts of each in an AnnData of its own, and the
-    truth and the origin in the ``obs`` and ``uns`` of the whole.
+    ``obsm["true_prop"]``, of regions mixed in known shares in ``obsm[info(name)["mixed"]["truth"]]``) and the origin
+    of the data in ``uns["source"]``; the same wherever the file was found. Where ``info(name)`` has ``modalities``, a
+    MuData that holds the counts of each in an AnnData of its own, and the truth and the origin in the ``obs`` and
+    ``uns`` of the whole.
 
     Raises
     ------

@@ -27,7 +27,8 @@ def uncertainty(
 
     One panel for each thing that the run says of its own doubt. Of shares of types: the standard deviation of the
     largest one, how mixed the spot is (entropy of the shares, 0 for one type and 1 for equal shares of all), and what
-    the reference does not explain. Of domains: one minus the score of the domain.
+    the reference does not explain (if :func:`scdance.tl.unexplained` was asked). Of domains: one minus the score of
+    the domain.
 
     Parameters
     ----------
@@ -98,9 +99,8 @@ def _doubts(adata: AnnData, key: str) -> dict[str, tuple[np.ndarray, float | Non
             out["sd of the largest share"] = np.asarray(adata.obsm[sd])[np.arange(len(p)), largest], None
         entropy = -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(axis=1) / np.log(max(p.shape[1], 2))
         out["mixture of types"] = np.where(np.isnan(p).any(axis=1), np.nan, entropy), 1.0
-        if "residual" in deconvolve and deconvolve["residual"].name.format(key=key) in adata.obs:
-            values = adata.obs[deconvolve["residual"].name.format(key=key)].to_numpy(dtype=float)
-            out["not explained by the reference"] = values, None
+        if f"{key}_residual" in adata.obs:  # by `tl.unexplained`
+            out["not explained by the reference"] = adata.obs[f"{key}_residual"].to_numpy(dtype=float), None
     score = domain["score"].name.format(key=key)
     if score in adata.obs and key in adata.uns.get("scdance", {}).get("spatial_domain", {}):
         out["1 − score of the domain"] = 1 - adata.obs[score].to_numpy(dtype=float), None

@@ -1,3 +1,4 @@
+from ._gauss_kernel import GaussKernel as GaussKernel
 from ._genes import Alignment as Alignment
 from ._genes import align_genes as align_genes
 from ._genes import shared_genes as shared_genes
@@ -7,12 +8,19 @@ from ._groups import mean_and_sd as mean_and_sd
 from ._groups import telling_genes as telling_genes
 from ._held_out import HeldOut as HeldOut
 from ._held_out import poisson_loss as poisson_loss
+from ._image import patch_features as patch_features
+from ._image import patches as patches
+from ._image import window_colors as window_colors
+from ._log_regression import log_covariance as log_covariance
+from ._log_regression import log_regression as log_regression
 from ._marker_test import Markers as Markers
 from ._marker_test import Merges as Merges
 from ._marker_test import cluster_sums as cluster_sums
 from ._marker_test import marker_test as marker_test
 from ._marker_test import merge_by_markers as merge_by_markers
 from ._mask import mask as mask
+from ._mixtures import draw_mixtures as draw_mixtures
+from ._mixtures import mix_cells as mix_cells
 from ._negative_binomial import Dispersion as Dispersion
 from ._negative_binomial import chance_of_zero as chance_of_zero
 from ._negative_binomial import expected_log1p as expected_log1p
@@ -33,3 +41,5 @@ from ._rows import blocks as blocks
 from ._rows import canonical as canonical
 from ._rows import is_on_disk as is_on_disk
 from ._split_counts import thin as thin
+from ._unexplained import Unexplained as Unexplained
+from ._unexplained import unexplained as unexplained

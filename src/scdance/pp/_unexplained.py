@@ -11,7 +11,7 @@ from scdance._checks import InputError
 from ._rows import Rows, blocks
 
 FEW = 0.5  # counts that are added before a gene's sums are compared
-FAR = 4.0  # standard deviations above the median, by the median deviation, from which a cell stands out
+FAR = 6.0  # standard deviations above the median, by the median deviation, from which a cell stands out
 LEAST = 0.05  # share below which nothing is worth a word, however even the cells are
 _MAD = 1.4826  # standard deviations of a normal distribution per median deviation
 

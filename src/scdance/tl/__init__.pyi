@@ -5,10 +5,12 @@ from ._collapse_types import collapse_types as collapse_types
 from ._consensus import consensus as consensus
 from ._consensus_labels import consensus_labels as consensus_labels
 from ._deconvolve import deconvolve as deconvolve
+from ._domain_genes import domain_genes as domain_genes
 from ._hold_out import hold_out as hold_out
 from ._impute import impute as impute
 from ._joint_embed import joint_embed as joint_embed
 from ._spatial_domain import spatial_domain as spatial_domain
 from ._split_counts import split_counts as split_counts
 from ._suggest_merges import suggest_merges as suggest_merges
+from ._unexplained import unexplained as unexplained
 from ._vote import vote as vote
