@@ -554,25 +554,26 @@ def test_mixtures_of_a_plate_are_asked_and_its_own_pure_regions_are_not_told(pla
     assert list(given.data.obs_names) == list(given.truth.index) == ["P1-b", "P1-c"]
     assert given.truth["one"].tolist() == [0.6, 0.2]
     assert not given.data.uns and not given.data.obsm and list(given.data.obs) == []
-    assert list(given.arguments) == ["ref"]
-    profiles, pure = given.arguments["ref"], plates[["P2-a", "P2-c"]].X.toarray()
-    assert list(profiles.index) == ["one", "two"]
-    np.testing.assert_allclose(profiles / profiles.sum(axis=1).to_numpy()[:, None], pure / pure.sum(1)[:, None], 1e-5)
+    ref, pure = given.arguments["ref"], plates[["P2-a", "P2-c"]].X.toarray()
+    assert given.arguments["labels_key"] == "cell_type"
+    assert ref.obs["cell_type"].tolist() == ["one", "two"]
+    found = ref.X.toarray()
+    np.testing.assert_allclose(found / found.sum(axis=1, keepdims=True), pure / pure.sum(1)[:, None], 1e-5)
 
 
-def test_mixtures_and_profiles_have_one_upper_quartile(plates):
+def test_mixtures_and_pure_regions_have_one_upper_quartile(plates):
     given = datasets.problem("deconvolve", "toy")
     quartile = np.quantile(plates.X.toarray(), 0.75, axis=1).mean()
-    for values in (given.data.X.toarray(), given.arguments["ref"].to_numpy()):
+    for values in (given.data.X.toarray(), given.arguments["ref"].X.toarray()):
         np.testing.assert_allclose(np.quantile(values, 0.75, axis=1), quartile, rtol=1e-5)
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["geomx_plate_1", "geomx_plate_2"])
-def test_regions_of_a_plate_are_told_by_profiles_of_the_other(name):
+def test_regions_of_a_plate_are_told_by_those_of_the_other(name):
     if _load._in_data_dir(datasets.info(name)) is None:
         pytest.skip("the file is not in SCDANCE_DATA_DIR")
     given = datasets.problem("deconvolve", name)
     assert given.data.shape == (20, 1414)
-    assert given.arguments["ref"].shape == (2, 1414)
+    assert given.arguments["ref"].obs["cell_type"].value_counts().tolist() == [4, 4]
     assert given.truth.max(axis=None) < 1

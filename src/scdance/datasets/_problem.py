@@ -120,19 +120,21 @@ def _hidden(data: AnnData, how: dict[str, Any], random_state: int) -> Problem:
 
 
 def _mixed_regions(data: AnnData, how: dict[str, Any]) -> Problem:
-    """Mixtures of one plate, and the mean profiles of the pure regions of the others; all have one upper quartile."""
+    """Mixtures of one plate, and the pure regions of the others with their types; all have one upper quartile."""
     import anndata as ad
-    import pandas as pd
 
     truth, counts = data.obsm[how["truth"]], data.X.toarray().astype(np.float64)
     quartile = np.quantile(counts, 0.75, axis=1, keepdims=True)
     scaled = counts * (quartile.mean() / quartile)
     asked, pure = data.obs_names.str.startswith(how["plate"]), truth.to_numpy() == 1
-    profiles = np.stack([scaled[~asked & each].mean(axis=0) for each in pure.T])
-    rows = asked & ~pure.any(axis=1)
-    spots = ad.AnnData(canonical(sp.csr_matrix(scaled[rows])), data.obs[[]][rows], data.var[[]])
-    ref = pd.DataFrame(profiles, index=truth.columns, columns=data.var_names)
-    return Problem(spots, truth[rows], {"ref": ref})
+
+    def regions(rows: np.ndarray) -> AnnData:
+        return ad.AnnData(canonical(sp.csr_matrix(scaled[rows])), data.obs[[]][rows], data.var[[]])
+
+    rows, known = asked & ~pure.any(axis=1), ~asked & pure.any(axis=1)
+    ref = regions(known)
+    ref.obs["cell_type"] = truth.columns.to_numpy()[pure[known].argmax(axis=1)].astype(str)
+    return Problem(regions(rows), truth[rows], {"ref": ref, "labels_key": "cell_type"})
 
 
 def _split(data: AnnData, how: dict[str, Any], random_state: int) -> tuple[AnnData, AnnData]:
