@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdance._checks import MissingPackageError
-from scdance._core.task import ANNOTATE, CLUSTER, DECONVOLVE, IMPUTE, JOINT_EMBED, TASKS, Task
+from scdance._core.task import ANNOTATE, CLUSTER, DECONVOLVE, IMPUTE, JOINT_EMBED, SPATIAL_DOMAIN, TASKS, Task
 from scdance._settings import logger
 
 if TYPE_CHECKING:
@@ -173,6 +173,18 @@ def _parts() -> dict[str, Part]:
             truth=info(blood)["labels_key"],
             draw=_draw_calls,
         ),
+        SPATIAL_DOMAIN.name: Part(
+            dataset=lines,
+            how="No tissue with regions drawn by hand is free to give away, so these spots are simulated: mixtures of "
+            "one half of the cells in layers, with so few counts that a spot alone says little. The truth of a spot is "
+            "the line of most of its cells; every method is told that there are five.",
+            code='given = sd.datasets.problem("spatial_domain", "lung_layers")\n'
+            'adata = given.data\nadata.obs["main_line"] = given.truth',
+            given=_layers,
+            truth="main_line",
+            draw=_draw_domains,
+            known={"n_clusters": info(lines)["n_classes"]},
+        ),
         DECONVOLVE.name: Part(
             dataset=lines,
             how="No spots of a real tissue with a known truth are free to give away, so these are simulated: mixtures "
@@ -225,6 +237,15 @@ def _partly_hidden(name: str) -> tuple[AnnData, dict[str, Any]]:
     cells = datasets.load(name)
     tl.hold_out(cells)
     return cells, {"layer": "counts_kept", "output": "counts"}
+
+
+def _layers() -> tuple[AnnData, dict[str, Any]]:
+    """Simulated spots in layers, with the main line of each."""
+    from scdance.datasets import problem
+
+    given = problem(SPATIAL_DOMAIN.name, "lung_layers")
+    given.data.obs["main_line"] = given.truth
+    return given.data, {}
 
 
 def _spots(name: str) -> tuple[AnnData, dict[str, Any]]:
@@ -367,6 +388,22 @@ def _draw_groups(adata: AnnData, truth: str, task: Task, table: pd.DataFrame) ->
         pl.embedding(adata, key, basis="X_tsne", ax=ax)
         ax.get_legend().remove()  # types and clusters are mere numbers here
         ax.set_title("published cell types" if key == truth else _title(table, key))
+    return figure
+
+
+def _draw_domains(adata: AnnData, truth: str, task: Task, table: pd.DataFrame) -> Figure:
+    """The spots by what they are and by each method's domains, at their places."""
+    from scdance import pl
+
+    palette = _palette()
+    adata.uns[f"{truth}_colors"] = palette[: adata.obs[truth].nunique()]
+    figure, panels = _panels(task, table, 1 + len(table))
+    for ax, key in zip(panels, [truth, *table.index], strict=True):
+        if key != truth:
+            adata.uns[f"{key}_colors"] = _like(adata, key, truth, palette)
+        pl.domains(adata, key, ax=ax)
+        ax.get_legend().remove()  # lines and domains are mere names here
+        ax.set_title("simulated layers" if key == truth else _title(table, key))
     return figure
 
 
