@@ -25,6 +25,7 @@ from scdance.bench import _demo
 QUICK = {
     "cluster": ["leiden", "kmeans"],
     "annotate": ["majority", "knn"],
+    "spatial_domain": ["leiden", "smoothed_pca"],
     "deconvolve": ["nnls"],
     "joint_embed": ["pca", "svd_concat"],
     "impute": ["gene_mean", "magic"],
@@ -68,7 +69,7 @@ def test_the_table_has_the_scores_of_each_task_the_best_first(made: Any):
     assert table.index.get_level_values("task").unique().tolist() == list(QUICK)
     for task, own in table.groupby(level="task"):
         written = pd.read_csv(out / f"{task}.csv", index_col="method")
-        assert set(written) == {*scores_of(task), "seconds"} | ({"n_clusters"} if task == "cluster" else set())
+        assert set(written) == {*scores_of(task), "seconds"} | ({"n_clusters"} if task in ("cluster", "spatial_domain") else set())
         found = own.droplevel("task")
         pd.testing.assert_frame_equal(written, found[list(written)], check_dtype=False)
         assert found.drop(columns=list(written)).isna().all(axis=None)
@@ -88,12 +89,13 @@ def test_scores_that_are_errors_are_sorted_upwards(monkeypatch: pytest.MonkeyPat
 def test_the_figures_show_what_is_known_and_what_was_found(made: Any):
     titles = [[ax.get_title() for ax in figure.axes if ax.get_title()] for figure in made[2]]
     assert [[title.split("  ")[0] for title in each] for each in titles] == [
-        ["published cell types", "kmeans", "leiden"], ["knn", "majority"], ["true shares", "nnls"],
+        ["published cell types", "kmeans", "leiden"], ["knn", "majority"],
+        ["simulated layers", "smoothed_pca", "leiden"], ["true shares", "nnls"],
         ["svd_concat", "pca"], ["magic", "gene_mean"],
     ]  # fmt: skip
     labels = [{ax.get_xlabel()[:-2] for ax in figure.axes} for figure in made[2]]
     assert all(set(scores_of(task)) <= shown for task, shown in zip(QUICK, labels, strict=True))
-    assert [sum(ax.get_legend() is not None for ax in figure.axes) for figure in made[2]] == [0, 0, 1, 1, 0]
+    assert [sum(ax.get_legend() is not None for ax in figure.axes) for figure in made[2]] == [0, 0, 0, 1, 1, 0]
 
 
 def test_methods_are_compared_on_what_was_hidden_on_one_scale(made: Any):

@@ -67,10 +67,11 @@ def unexplained(counts: Rows, amounts: np.ndarray, profiles: np.ndarray) -> Unex
     >>> from scipy.sparse import csr_matrix
     >>> from scdance.pp import unexplained
     >>> profiles = np.array([[90.0, 10, 0], [10.0, 90, 0]])
-    >>> counts = csr_matrix([[90, 10, 0], [10, 90, 0], [50, 50, 0], [20, 20, 60]])
-    >>> found = unexplained(counts, np.ones((4, 2)), profiles)
+    >>> counts = csr_matrix([[90, 10, 0], [10, 90, 0], [50, 50, 0], [80, 20, 0], [20, 20, 60]])
+    >>> amounts = np.array([[1, 0], [0, 1], [0.5, 0.5], [0.9, 0.1], [0.5, 0.5]])
+    >>> found = unexplained(counts, amounts, profiles)
     >>> int(found.share.argmax()), int(found.genes[0])
-    (3, 2)
+    (4, 2)
     """
     n, n_genes = counts.shape
     if amounts.shape != (n, len(profiles)) or profiles.shape[1] != n_genes:

@@ -98,7 +98,7 @@ def unexplained(
     Examples
     --------
     >>> import scdance as sd
-    >>> spots, ref = sd.datasets.toy_mixtures(depth=2000)
+    >>> spots, ref = sd.datasets.toy_mixtures(depth=5000)
     >>> sd.tl.deconvolve(spots, ref, method="nnls", labels_key="cell_type")
     >>> sd.tl.unexplained(spots, ref, "nnls", labels_key="cell_type")
     >>> bool(spots.obs["nnls_residual"].median() < 0.2)
