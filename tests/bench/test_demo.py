@@ -69,7 +69,9 @@ def test_the_table_has_the_scores_of_each_task_the_best_first(made: Any):
     assert table.index.get_level_values("task").unique().tolist() == list(QUICK)
     for task, own in table.groupby(level="task"):
         written = pd.read_csv(out / f"{task}.csv", index_col="method")
-        assert set(written) == {*scores_of(task), "seconds"} | ({"n_clusters"} if task in ("cluster", "spatial_domain") else set())
+        assert set(written) == {*scores_of(task), "seconds"} | (
+            {"n_clusters"} if task in ("cluster", "spatial_domain") else set()
+        )
         found = own.droplevel("task")
         pd.testing.assert_frame_equal(written, found[list(written)], check_dtype=False)
         assert found.drop(columns=list(written)).isna().all(axis=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -225,3 +226,18 @@ def test_every_partition_finds_planted_layers(partition, n_clusters):
     assert score > (0.8 if n_clusters else 0.4)
     if n_clusters:
         assert adata.obs["stlearn"].nunique() == 4
+
+
+def test_the_pieces_of_a_domain_are_told_beside_it():
+    """Two islands of one type in a sea of another: two domains, of which one has two pieces."""
+    rng = np.random.default_rng(0)
+    row, column = (each.ravel() for each in np.indices((24, 24)))
+    island = ((row < 8) & (column < 8)) | ((row > 15) & (column > 15))
+    profile = rng.gamma(2, 3, (2, 60))
+    adata = anndata.AnnData(rng.poisson(profile[island.astype(int)]).astype(np.float32))
+    adata.obsm["spatial"] = np.column_stack([column, row]).astype(float)
+    sd.tl.spatial_domain(adata, method="stlearn", n_clusters=2, use=("expr", "space"), refine=0)
+    small = adata.obs["stlearn"] == "1"
+    np.testing.assert_array_equal(small, island)
+    assert adata.obs["stlearn_piece"][small].nunique() == 2
+    assert set(adata.obs["stlearn_piece"]) == {"0_0", "1_0", "1_1"}

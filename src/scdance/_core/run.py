@@ -263,6 +263,11 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells | Pair) -> dic
         if part not in result:
             continue
         value = np.asarray(result[part])
+        if slot.kind == "text":
+            out[part] = value
+            if value.shape != (cells.n_obs,) or value.dtype.kind != "U":
+                problems.append(f"{part!r} must be one text per cell, but is {value.dtype} of shape {value.shape}")
+            continue
         counted = slot.kind in ("category", "sets")
         if counted and value.dtype.kind not in "biu":
             problems.append(f"{part!r} are {value.dtype}, expected whole numbers")

@@ -21,10 +21,11 @@ class Slot:
     text
         What it holds: shape, type, unit, range.
     kind
-        How it is stored: "category" (codes and their names), "sets" (which of the names, 0 or 1 each; stored as
-        text, with "|" between them), "flags" (yes or no per gene, bool), and as float32 "shares" (one column per name,
-        rows that sum to 1), "frame" (one column per name, not negative), "matrix", "vector" (in [0, 1]), "genes" (one
-        number per gene), "expression" (one column per modelled gene; the slot has all genes of the object).
+        How it is stored: "category" (codes and their names), "text" (names, stored as categories), "sets" (which of
+        the names, 0 or 1 each; stored as text, with "|" between them), "flags" (yes or no per gene, bool), and as
+        float32 "shares" (one column per name, rows that sum to 1), "frame" (one column per name, not negative),
+        "matrix", "vector" (in [0, 1]), "genes" (one number per gene), "expression" (one column per modelled gene; the
+        slot has all genes of the object).
     on
         What receives it: "adata", or "mdata" for the MuData as a whole.
     empty
@@ -169,6 +170,12 @@ SPATIAL_DOMAIN = Task(
             "the same after most of a spot's neighbours have outvoted it; spots without counts have none",
             "category",
         ),
+        "pieces": Slot(
+            "obs",
+            "{key}_piece",
+            'connected piece of the domain, "3_0" being the largest of domain "3"; spots without counts have none',
+            "text",
+        ),
         "embedding": Slot("obsm", "X_{key}", "latent space, (n_obs, n_latent) float32", "matrix"),
         "proba": Slot(
             "obsm",
@@ -179,7 +186,7 @@ SPATIAL_DOMAIN = Task(
         ),
         "score": Slot("obs", "{key}_score", "how sure the domain is, (n_obs,) float32 in [0, 1]", "vector"),
     },
-    optional=("refined", "embedding", "proba", "score"),
+    optional=("refined", "pieces", "embedding", "proba", "score"),
     metrics=("ari", "nmi", "spatial_coherence"),
     default="smoothed_pca",
     data=("AnnData", "SpatialData"),

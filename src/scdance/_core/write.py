@@ -176,6 +176,10 @@ def _stored(slot: Slot, value: Any, names: list[str], columns: list[str], cells:
         codes[cells.rows] = value
         beyond = [_beside(names, slot.beyond)] if codes.max(initial=-1) >= len(names) else []
         return pd.Categorical.from_codes(codes, categories=pd.Index([*names, *beyond]))
+    if slot.kind == "text":
+        given = np.full(n, None, dtype=object)
+        given[cells.rows] = value
+        return pd.Categorical(given)
     if slot.kind == "sets":
         members, which = np.unique(value, axis=0, return_inverse=True)  # few of all the possible ones occur
         texts = ["|".join(name for name, inside in zip(names, row, strict=True) if inside) for row in members]

@@ -107,10 +107,7 @@ def tied_mixture(
     with threadpool_limits(limits=1):
         for i in range(n_init):
             given, seed = (x, _whitened(x, ridge))[i % 2], random_state + i
-            if i < 2:
-                labels = _ward(given, k, seed)
-            else:
-                labels = KMeans(k, n_init=1, random_state=seed).fit(given).labels_
+            labels = _ward(given, k, seed) if i < 2 else KMeans(k, n_init=1, random_state=seed).fit(given).labels_
             start = _start(x, labels, k, ridge)
             how = {"covariance_type": "tied", "reg_covar": ridge, "tol": TOL, "max_iter": 1000}
             model = GaussianMixture(k, **how, random_state=random_state, **start).fit(x)

@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 
 from scdance._checks import InputError
 
+
 def spatial(
     coords: np.ndarray, *, n_neighbors: int | None = None, radius: float | None = None, slices: np.ndarray | None = None
 ) -> csr_matrix:

@@ -91,6 +91,10 @@ def _misfits(slot: Slot, value: Any, obs_names: Any, categories: list[str] | Non
         elif list(value.cat.categories) not in (categories, [*categories, *filter(None, [slot.beyond])]):
             yield f"has the categories {list(value.cat.categories)}, expected {categories}"
         return
+    if slot.kind == "text":
+        if not isinstance(value.dtype, pd.CategoricalDtype):
+            yield f"is {value.dtype}, expected categories"
+        return
     if slot.kind == "sets":
         found = {name for text in value.dropna() for name in str(text).split("|") if name}
         if not found <= set(categories):

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar, Self
 
-import numpy as np
-
 from scdance._core.cells import Cells
-from scdance.graph import fuzzy, knn, with_n_clusters
 from scdance.pp import Recipe
 
 from ._domains import Domains, principal_components
@@ -34,20 +30,13 @@ class Communities(Domains):
     extras = (("igraph", "leiden"),)
     keeps = ("labels_", "refined_", "embedding_")
     control = True
-    partition: ClassVar[Callable[..., np.ndarray]]
+    partition: ClassVar[str]
 
     @property
     def recipe(self) -> Recipe:
         return Recipe(normalize_total={}, log1p={}, select_genes={"n_top": self.n_top_genes})
 
     def fit(self, *, cells: Cells) -> Self:
-        self.embedding_ = principal_components(cells, self.n_components, random_state=self.random_state)
-        near = fuzzy(knn(self.embedding_, self.n_neighbors - 1, random_state=self.random_state))
-        partition, seed = type(self).partition, self.random_state
-        if self.n_clusters is None:
-            labels, resolution = partition(near, resolution=self.resolution, random_state=seed), self.resolution
-        else:
-            labels, resolution = with_n_clusters(partition, near, self.n_clusters, random_state=seed)
-        self.notes_ = {"resolution": resolution}
-        self.keep(labels, cells)
+        z = principal_components(cells, self.n_components, random_state=self.random_state)
+        self.divide(z, cells, self.partition, n_neighbors=self.n_neighbors)
         return self

@@ -9,7 +9,7 @@ import numpy as np
 from scdance._checks import package
 from scdance._core.cells import Cells
 from scdance._core.method import Method
-from scdance.graph import fuzzy, knn, leiden, majority, spatial, tied_mixture
+from scdance.graph import fuzzy, kmeans, knn, leiden, louvain, majority, spatial, tied_mixture, with_n_clusters
 from scdance.pp import PCA, project
 
 N_NEAREST = 15  # in the latent space, where Leiden finds the number of domains
@@ -49,15 +49,28 @@ class Domains(Method):
         if self.n_clusters is None:
             package("igraph", extra="leiden", why="Finding the number of domains (or pass `n_clusters=`)")
 
-    def divide(self, z: np.ndarray, cells: Cells) -> None:
-        """Divide the latent space `z`, (n_obs, n_latent), into domains, and keep them."""
-        self.embedding_ = np.asarray(z, dtype=np.float32)
-        if self.n_clusters is None:
-            near = fuzzy(knn(self.embedding_, N_NEAREST - 1, random_state=self.random_state))
-            self.keep(leiden(near, resolution=self.resolution, random_state=self.random_state), cells)
-        else:
-            labels, _, proba = tied_mixture(z, self.n_clusters, n_init=self.n_init, random_state=self.random_state)
+    def divide(self, z: np.ndarray, cells: Cells, how: str = "mixture", *, n_neighbors: int = N_NEAREST) -> None:
+        """Divide the latent space `z`, (n_obs, n_latent), into domains, and keep them.
+
+        `how` is "mixture", "kmeans", "leiden" or "louvain"; the first two need a number of domains, and without one
+        Leiden finds it. `n_neighbors` of each spot in `z`, itself counted, make the graph of the latter two.
+        """
+        self.embedding_, k, seed = np.asarray(z, dtype=np.float32), self.n_clusters, self.random_state
+        if k is not None and how == "mixture":
+            labels, _, proba = tied_mixture(z, k, n_init=self.n_init, random_state=seed)
             self.keep(labels, cells, proba)
+            return
+        if k is not None and how == "kmeans":
+            self.keep(kmeans(z, k, n_init=self.n_init, random_state=seed)[0], cells)
+            return
+        partition, resolution = louvain if how == "louvain" else leiden, self.resolution
+        near = fuzzy(knn(self.embedding_, n_neighbors - 1, random_state=seed))
+        if k is None:
+            labels = partition(near, resolution=resolution, random_state=seed)
+        else:
+            labels, resolution = with_n_clusters(partition, near, k, random_state=seed)
+        self.notes_ = getattr(self, "notes_", {}) | {"resolution": resolution}
+        self.keep(labels, cells)
 
     def keep(self, labels: np.ndarray, cells: Cells, proba: np.ndarray | None = None) -> None:
         """Keep domains as codes by size, with their probabilities if there are any, and what neighbours say of them."""

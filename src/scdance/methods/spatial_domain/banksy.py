@@ -10,10 +10,10 @@ import scipy.sparse as sp
 
 from scdance._checks import InputError, package, whole_number
 from scdance._core.cells import Cells
-from scdance.graph import fuzzy, knn, leiden, spatial, with_n_clusters
+from scdance.graph import spatial
 from scdance.pp import Recipe
 
-from ._domains import N_NEAREST, Domains
+from ._domains import Domains
 from ._mixed import mixed_rows, scaled_components
 
 
@@ -111,12 +111,7 @@ class Banksy(Domains):
             weights=np.repeat(np.sqrt(weights[used]), cells.n_vars),
             random_state=self.random_state,
         )
-        if self.partition == "mixture" or self.n_clusters is None:
-            self.divide(z, cells)
-            return self
-        self.embedding_ = z
-        near = fuzzy(knn(z, N_NEAREST - 1, random_state=self.random_state))
-        self.keep(with_n_clusters(leiden, near, self.n_clusters, random_state=self.random_state)[0], cells)
+        self.divide(z, cells, self.partition)
         return self
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from scdance.graph import leiden
-
 from ._communities import Communities
 
 
@@ -27,4 +25,4 @@ class Leiden(Communities):
     """
 
     cite = "Traag2019"
-    partition = staticmethod(leiden)
+    partition = "leiden"

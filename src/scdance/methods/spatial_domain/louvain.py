@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from scdance.graph import louvain
-
 from ._communities import Communities
 
 
@@ -29,5 +27,5 @@ class Louvain(Communities):
     n_neighbors: int = 17
 
     cite = "Blondel2008"
-    partition = staticmethod(louvain)
+    partition = "louvain"
     presets = {"dance": {"n_top_genes": None, "resolution": 1.0}}

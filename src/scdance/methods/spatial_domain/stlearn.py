@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import scipy.sparse as sp
 
 from scdance._checks import InputError, package, whole_number
 from scdance._core.cells import Cells
-from scdance.graph import by_size, fuzzy, kmeans, knn, louvain, pitch, spatial, with_n_clusters
+from scdance.graph import by_size, pitch, spatial
 from scdance.pp import Recipe, patch_features, patches
 
 from ._domains import Domains, principal_components
@@ -146,9 +146,15 @@ class StLearn(Domains):
                 yield np.where(block[0] == 0, block[1], block[0]) if self.zeros_only else block[0]
 
         z = scaled_components(dense_blocks, (n, cells.n_vars), self.n_components, random_state=self.random_state)
-        self._partition(z, cells)
+        self.divide(z, cells, self.partition, n_neighbors=self.n_neighbors)
         self.pieces_ = pieces(self.labels_, cells.coords, 1.5 * step, slices=cells.slice, least=self.least)
         return self
+
+    def predict(self, *, cells: Cells) -> dict[str, Any]:
+        names = [
+            f"{label}_{piece}" for label, piece in zip(self.labels_, _within(self.labels_, self.pieces_), strict=True)
+        ]
+        return {**super().predict(cells=cells), "pieces": np.array(names)}
 
     def features(self, patches: np.ndarray) -> np.ndarray:
         """What squares of the image, (n, height, width, 3) uint8, show: (n, n_features), in any unit."""
@@ -182,21 +188,6 @@ class StLearn(Domains):
             )
             out[image.rows, : z.shape[1]] = z
         return out
-
-    def _partition(self, z: np.ndarray, cells: Cells) -> None:
-        """Divide the components into domains, and keep them."""
-        if self.partition == "mixture" or (self.partition == "kmeans" and self.n_clusters is None):
-            self.divide(z, cells)
-            return
-        self.embedding_ = z
-        if self.partition == "kmeans":
-            self.keep(kmeans(z, self.n_clusters, n_init=self.n_init, random_state=self.random_state)[0], cells)
-            return
-        near = fuzzy(knn(z, self.n_neighbors - 1, random_state=self.random_state))
-        if self.n_clusters is None:
-            self.keep(louvain(near, resolution=self.resolution, random_state=self.random_state), cells)
-        else:
-            self.keep(with_n_clusters(louvain, near, self.n_clusters, random_state=self.random_state)[0], cells)
 
 
 def similarity(near: sp.csr_matrix, views: list[np.ndarray]) -> np.ndarray:
@@ -261,3 +252,11 @@ def pieces(
             goal = dict(zip(found[small][order][first], found[onto[nearest[order][first]]], strict=True))
             out[small] = [goal[piece] for piece in found[small]]
     return by_size(out)[0]
+
+
+def _within(labels: np.ndarray, pieces: np.ndarray) -> np.ndarray:
+    """Number of each spot's piece among those of its domain, 0 being the largest."""
+    out = np.zeros(len(pieces), dtype=int)
+    for label in np.unique(labels):
+        out[labels == label] = np.unique(pieces[labels == label], return_inverse=True)[1]
+    return out
