@@ -144,7 +144,7 @@ def test_a_table_that_annotates_nothing_gives_its_own_coordinates_or_none(toys: 
 
 def test_without_coordinates_a_method_that_needs_none_runs_and_another_says_what_to_pass(toys: Any, xy: np.ndarray):
     sdata = spatialdata.SpatialData(tables={"table": toys[0]})
-    sd.tl.deconvolve(sdata, toys[1], labels_key="cell_type")
+    sd.tl.deconvolve(sdata, toys[1], "nnls", labels_key="cell_type")
     assert "nnls" in sdata.tables["table"].obsm
     with pytest.raises(MissingKeyError, match=r"Placed needs the coordinates.*no `obsm\['spatial'\]`.*`spatial_key=`"):
         sd.tl.deconvolve(sdata, toys[1], Placed, labels_key="cell_type")
@@ -175,8 +175,8 @@ def test_coordinates_that_lay_nothing_out_are_refused(toys: Any, xy: np.ndarray,
 
 
 def test_results_go_into_the_table_and_are_those_of_the_same_anndata(sdata: Any, toys: Any):
-    sd.tl.deconvolve(sdata, toys[1], labels_key="cell_type")
-    sd.tl.deconvolve(toys[0], toys[1], labels_key="cell_type")
+    sd.tl.deconvolve(sdata, toys[1], "nnls", labels_key="cell_type")
+    sd.tl.deconvolve(toys[0], toys[1], "nnls", labels_key="cell_type")
     pd.testing.assert_frame_equal(sdata.tables["table"].obsm["nnls"], toys[0].obsm["nnls"])
     assert "deconvolve" in sdata.tables["table"].uns["scdance"]
 
@@ -184,16 +184,16 @@ def test_results_go_into_the_table_and_are_those_of_the_same_anndata(sdata: Any,
 def test_of_several_tables_one_has_to_be_named(sdata: Any, toys: Any):
     sdata.tables["other"] = toys[0].copy()
     with pytest.raises(InputError, match=r"has 2 tables \(table, other\); pass one of them as `table_key=`"):
-        sd.tl.deconvolve(sdata, toys[1], labels_key="cell_type")
+        sd.tl.deconvolve(sdata, toys[1], "nnls", labels_key="cell_type")
     with pytest.raises(MissingKeyError, match=r"no table 'othr'.*Did you mean 'other'"):
-        sd.tl.deconvolve(sdata, toys[1], labels_key="cell_type", table_key="othr")
-    sd.tl.deconvolve(sdata, toys[1], labels_key="cell_type", table_key="other")
+        sd.tl.deconvolve(sdata, toys[1], "nnls", labels_key="cell_type", table_key="othr")
+    sd.tl.deconvolve(sdata, toys[1], "nnls", labels_key="cell_type", table_key="other")
     assert "nnls" in sdata.tables["other"].obsm
     assert "nnls" not in sdata.tables["table"].obsm
 
 
 def test_a_copy_has_a_table_of_its_own_and_shares_the_rest(sdata: Any, toys: Any):
-    new = sd.tl.deconvolve(sdata, toys[1], labels_key="cell_type", copy=True)
+    new = sd.tl.deconvolve(sdata, toys[1], "nnls", labels_key="cell_type", copy=True)
     assert isinstance(new, spatialdata.SpatialData)
     assert "nnls" in new.tables["table"].obsm
     assert "nnls" not in sdata.tables["table"].obsm
@@ -202,11 +202,11 @@ def test_a_copy_has_a_table_of_its_own_and_shares_the_rest(sdata: Any, toys: Any
 
 @pytest.mark.filterwarnings("ignore")  # of zarr and ome-zarr, about themselves
 def test_a_spatialdata_with_results_is_read_back_as_it_was_written(sdata: Any, toys: Any, tmp_path: Any):
-    sd.tl.deconvolve(sdata, toys[1], labels_key="cell_type")
+    sd.tl.deconvolve(sdata, toys[1], "nnls", labels_key="cell_type")
     sdata.write(tmp_path / "s.zarr")
     back = spatialdata.read_zarr(tmp_path / "s.zarr").tables["table"]
     pd.testing.assert_frame_equal(back.obsm["nnls"], sdata.tables["table"].obsm["nnls"])
-    sd.tl.deconvolve(spatialdata.read_zarr(tmp_path / "s.zarr"), toys[1], labels_key="cell_type")  # claims its slots
+    sd.tl.deconvolve(spatialdata.read_zarr(tmp_path / "s.zarr"), toys[1], "nnls", labels_key="cell_type")  # claims its slots
 
 
 @pytest.mark.filterwarnings("ignore")  # of both packages, about matplotlib
@@ -215,7 +215,7 @@ def test_spatialdata_plots_and_squidpy_draw_what_was_written(sdata: Any, toys: A
     import spatialdata_plot  # noqa: F401, adds `pl`
     import squidpy as sq
 
-    sd.tl.deconvolve(sdata, toys[1], labels_key="cell_type")
+    sd.tl.deconvolve(sdata, toys[1], "nnls", labels_key="cell_type")
     sdata.pl.render_shapes("spots", color="nnls_top").pl.show()
     adata = sdata.tables["table"].copy()
     adata.obsm["spatial"] = xy

@@ -151,7 +151,7 @@ DECONVOLVE = Task(
     },
     optional=("abundance", "sd", "se", "p"),
     metrics=("rmse", "pearson", "jsd", "auprc"),
-    default="nnls",
+    default="card",
     data=("AnnData", "SpatialData"),
     truth="obsm",
 )
