@@ -206,7 +206,9 @@ def test_a_spatialdata_with_results_is_read_back_as_it_was_written(sdata: Any, t
     sdata.write(tmp_path / "s.zarr")
     back = spatialdata.read_zarr(tmp_path / "s.zarr").tables["table"]
     pd.testing.assert_frame_equal(back.obsm["nnls"], sdata.tables["table"].obsm["nnls"])
-    sd.tl.deconvolve(spatialdata.read_zarr(tmp_path / "s.zarr"), toys[1], "nnls", labels_key="cell_type")  # claims its slots
+    sd.tl.deconvolve(
+        spatialdata.read_zarr(tmp_path / "s.zarr"), toys[1], "nnls", labels_key="cell_type"
+    )  # claims its slots
 
 
 @pytest.mark.filterwarnings("ignore")  # of both packages, about matplotlib

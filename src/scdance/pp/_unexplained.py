@@ -11,9 +11,10 @@ from scdance._checks import InputError
 from ._rows import Rows, blocks
 
 FEW = 0.5  # counts that are added before a gene's sums are compared
-FAR = 6.0  # standard deviations above the median, by the median deviation, from which a cell stands out
+ROUNDS = 3  # of the correction of genes
+QUANTILES = (0.05, 0.25)
+FAR = 5.0  # a cell stands out so many times as far above the second quantile as this lies above the first
 LEAST = 0.05  # share below which nothing is worth a word, however even the cells are
-_MAD = 1.4826  # standard deviations of a normal distribution per median deviation
 
 
 class Unexplained(NamedTuple):
@@ -40,8 +41,8 @@ def unexplained(counts: Rows, amounts: np.ndarray, profiles: np.ndarray) -> Unex
 
     The squared difference of Poisson counts y from their mean exceeds that from a wrong mean μ by their variance, so
     that Σ w ((y − μ)² − y) is what the fit misses, and zero on average where it is right; w is one over the mean of
-    the gene. Genes of which all cells have more or less than was fitted are corrected first: a platform that sees a
-    gene better than another is no cell type.
+    the gene. Genes of which cells have more or less than was fitted everywhere are corrected first, by the better
+    explained half of the cells: a platform that sees a gene better than another is no cell type.
 
     Parameters
     ----------
@@ -84,25 +85,38 @@ def unexplained(counts: Rows, amounts: np.ndarray, profiles: np.ndarray) -> Unex
     fitted = amounts @ profiles.sum(axis=1)
     scale = np.divide(total, fitted, out=np.zeros(n), where=fitted > 0)
     amounts = amounts * scale[:, None]
-    seen = sum(np.asarray(block.sum(axis=0, dtype=np.float64)).ravel() for _, block in blocks(counts))
-    factor = (seen + FEW) / (amounts.sum(axis=0) @ profiles + FEW)
-    profiles = profiles * factor
-    weight = 1 / (seen / n + FEW / n)
-
-    missed, there = np.zeros(n), np.zeros(n)
-    for rows, block in blocks(counts):
-        y, mean = block.toarray().astype(np.float64), amounts[rows] @ profiles
-        missed[rows] = ((y - mean) ** 2 - y) @ weight
-        there[rows] = np.maximum(y**2 - y, 0) @ weight
-    missed = np.maximum(missed, 0)
-    share = np.divide(missed, np.maximum(missed, there), out=np.zeros(n), where=missed > 0)
-    middle = float(np.median(share))
-    limit = max(middle + FAR * _MAD * float(np.median(np.abs(share - middle))), LEAST)
+    weight = 1 / (_sums(counts, np.arange(n)) / n + FEW / n)
+    share, kept, own = np.zeros(n), np.arange(n), profiles
+    for _ in range(ROUNDS):  # genes are corrected by the better explained half, which lacks nothing
+        own = profiles * (_sums(counts, kept) + FEW) / (amounts[kept].sum(axis=0) @ profiles + FEW)
+        share = _shares(counts, amounts, own, weight)
+        kept = np.flatnonzero(share <= np.median(share))
+    root = np.sqrt(share)  # whose distribution is even, where that of the shares has a long tail
+    low, usual = np.quantile(root, QUANTILES)
+    limit = max(float(usual + FAR * (usual - low)) ** 2, LEAST)
     out = np.flatnonzero(share > limit)
     if not len(out):
         return Unexplained(share, limit, np.array([], dtype=int))
     more = np.zeros(n_genes)
     for start in range(0, len(out), 1024):
         some = out[start : start + 1024]
-        more += (counts[some].toarray() - amounts[some] @ profiles).sum(axis=0)
+        more += (counts[some].toarray() - amounts[some] @ own).sum(axis=0)
     return Unexplained(share, limit, np.argsort(-more * np.sqrt(weight), kind="stable"))
+
+
+def _sums(counts: Rows, rows: np.ndarray) -> np.ndarray:
+    """Sum of each gene over some of the cells, (n_genes,)."""
+    inside = np.zeros(counts.shape[0])
+    inside[rows] = 1
+    return sum(np.asarray(block.T @ inside[here]).ravel() for here, block in blocks(counts))
+
+
+def _shares(counts: Rows, amounts: np.ndarray, profiles: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Part of each cell's weighted squared counts that a fit misses beyond noise, (n_obs,) in [0, 1]."""
+    missed, there = np.zeros(counts.shape[0]), np.zeros(counts.shape[0])
+    for rows, block in blocks(counts):
+        y, mean = block.toarray().astype(np.float64), amounts[rows] @ profiles
+        missed[rows] = ((y - mean) ** 2 - y) @ weight
+        there[rows] = np.maximum(y**2 - y, 0) @ weight
+    missed = np.maximum(missed, 0)
+    return np.divide(missed, np.maximum(missed, there), out=np.zeros(len(missed)), where=missed > 0)
