@@ -11,7 +11,8 @@ from scipy.stats import mannwhitneyu
 
 import scdance as sd
 from scdance._checks import InputError, MissingKeyError
-from scdance.tl._domain_genes import _radius, rank_sum_test
+from scdance.pp import rank_sum_test
+from scdance.tl._domain_genes import _radius
 
 
 @pytest.fixture(scope="module")

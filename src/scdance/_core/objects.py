@@ -133,6 +133,18 @@ def places(data: Any, table: Any, *, spatial_key: str, coordinate_system: str) -
     return _checked(values, f"obsm[{spatial_key!r}]")
 
 
+def needed_places(data: Any, table: Any, who: str, *, spatial_key: str, coordinate_system: str) -> np.ndarray:
+    """The same, refused where there are none; `who` needs them."""
+    found = places(data, table, spatial_key=spatial_key, coordinate_system=coordinate_system)
+    if found is None:
+        msg = (
+            f"{who} needs the coordinates of the spots, but there is no `obsm[{spatial_key!r}]`; "
+            f"obsm has {listed(table.obsm)}. Pass the key that holds them as `spatial_key=`."
+        )
+        raise MissingKeyError(msg)
+    return found
+
+
 def _checked(values: np.ndarray, where: str) -> np.ndarray:
     """Refuse coordinates that lay nothing out."""
     if not np.isfinite(values).all():
@@ -206,13 +218,7 @@ def slices_of(data: Any, table: Any, library_key: str | None) -> tuple[np.ndarra
 
 def apart(adata: Any, spatial_key: str = "spatial", library_key: str | None = None) -> np.ndarray:
     """Coordinates of an AnnData with its slices side by side, so that no spot is near one of another slice."""
-    coords = places(adata, adata, spatial_key=spatial_key, coordinate_system="")
-    if coords is None:
-        msg = (
-            f"The places of the spots are needed, but there is no `obsm[{spatial_key!r}]`; obsm has "
-            f"{listed(adata.obsm)}. Pass the key that holds them as `spatial_key=`."
-        )
-        raise MissingKeyError(msg)
+    coords = needed_places(adata, adata, "The score", spatial_key=spatial_key, coordinate_system="")
     slices = slices_of(adata, adata, library_key)
     if slices is None:
         return coords

@@ -26,7 +26,7 @@ from scdance.pp import (
 from .cells import Cells, Image, Pair
 from .images import read_images
 from .method import Method
-from .objects import check_kind, check_shape, kind_of_modality, places, slices_of, two_modalities
+from .objects import check_kind, check_shape, kind_of_modality, needed_places, places, slices_of, two_modalities
 from .scan import scan
 from .task import TASKS, Task
 
@@ -67,13 +67,11 @@ def read_roles(
     coords = slices = images = None
     words = (*model.needs, *model.uses)
     if "coords" in words:
-        coords = places(data, table, spatial_key=spatial_key, coordinate_system=coordinate_system)
-        if coords is None and "coords" in model.needs:
-            msg = (
-                f"{type(model).__name__} needs the coordinates of the spots, but there is no `obsm[{spatial_key!r}]`; "
-                f"obsm has {listed(table.obsm)}. Pass the key that holds them as `spatial_key=`."
-            )
-            raise MissingKeyError(msg)
+        where = {"spatial_key": spatial_key, "coordinate_system": coordinate_system}
+        if "coords" in model.needs:
+            coords = needed_places(data, table, type(model).__name__, **where)
+        else:
+            coords = places(data, table, **where)
     for word, argument, value in (("slice", "library_key", library_key), ("image", "image_key", image_key)):
         if value is not None:
             _refuse_word(model, word, argument)

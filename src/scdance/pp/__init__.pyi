@@ -32,6 +32,8 @@ from ._pairs import pairs_from_markers as pairs_from_markers
 from ._pca import PCA as PCA
 from ._pca import project as project
 from ._random import generator as generator
+from ._ranks import rank_sum_test as rank_sum_test
+from ._ranks import rank_sums as rank_sums
 from ._recipe import FittedRecipe as FittedRecipe
 from ._recipe import Recipe as Recipe
 from ._rows import OnDisk as OnDisk

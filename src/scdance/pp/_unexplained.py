@@ -13,7 +13,7 @@ from ._rows import Rows, blocks
 FEW = 0.5  # counts that are added before a gene's sums are compared
 ROUNDS = 3  # of the correction of genes
 QUANTILES = (0.05, 0.25)
-FAR = 5.0  # a cell stands out so many times as far above the second quantile as this lies above the first
+FAR = 6.0  # a cell stands out so many times as far above the second quantile as this lies above the first
 LEAST = 0.05  # share below which nothing is worth a word, however even the cells are
 
 

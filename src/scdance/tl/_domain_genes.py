@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from scdance._checks import InputError, MissingKeyError, listed, nearest, whole_number
+from scdance._checks import InputError, listed, nearest, whole_number
 from scdance._core.counts import clusters, raw_counts
 from scdance._core.derive import write_derived
-from scdance._core.objects import copied, opened, places, slices_of
+from scdance._core.objects import copied, needed_places, opened, slices_of
 from scdance._core.task import SPATIAL_DOMAIN
 from scdance._core.write import check_slots
 from scdance._docs import documented
 from scdance.graph import pitch, spatial
-from scdance.pp import canonical, group_moments
+from scdance.pp import canonical, group_moments, rank_sum_test
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,13 +139,7 @@ def domain_genes(
     codes, names = clusters(table, key)
     added = check_slots(table, SPATIAL_DOMAIN, key_added, f"{key}_genes")
     wanted = _wanted(domains, codes, names, key)
-    coords = places(adata, table, spatial_key=spatial_key, coordinate_system=coordinate_system)
-    if coords is None:
-        msg = (
-            f"The places of the spots are needed, but there is no `obsm[{spatial_key!r}]`; obsm has "
-            f"{listed(table.obsm)}. Pass the key that holds them as `spatial_key=`."
-        )
-        raise MissingKeyError(msg)
+    coords = needed_places(adata, table, "domain_genes", spatial_key=spatial_key, coordinate_system=coordinate_system)
     slices = slices_of(adata, table, library_key)
     counts, depth, told = raw_counts(table, layer, "domain_genes")
     codes[depth == 0] = -1
@@ -316,34 +310,6 @@ def false_discovery_rate(p: np.ndarray) -> np.ndarray:
     from scipy.stats import false_discovery_control
 
     return np.asarray(false_discovery_control(p))
-
-
-def rank_sum_test(x: sp.csr_matrix, inside: np.ndarray) -> np.ndarray:
-    """P of Wilcoxon's two-sided rank-sum test of each column, with the normal approximation, (n_vars,) float64.
-
-    `x` holds no negative values, so the zeros share the lowest rank and are never spelled out; `inside` tells the
-    two groups of rows apart. Ties and continuity are corrected for.
-    """
-    from scipy.stats import norm
-
-    n, n_in = len(inside), int(inside.sum())
-    columns = x.tocsc()
-    filled = np.diff(columns.indptr)
-    n_zeros = n - filled
-    column = np.repeat(np.arange(x.shape[1]), filled)
-    order = np.lexsort((columns.data, column))
-    value, member = columns.data[order], inside[columns.indices[order]]
-    first = np.r_[True, (value[1:] != value[:-1]) | (column[1:] != column[:-1])][: len(value)]  # of equal values
-    starts = np.flatnonzero(first)
-    ties = np.diff(np.r_[starts, len(value)]).astype(float)
-    rank = np.repeat(starts + (ties + 1) / 2, ties.astype(int)) - columns.indptr[column] + n_zeros[column]
-    zeros_in = n_in - np.bincount(column, member, minlength=x.shape[1])
-    ranks_in = np.bincount(column, rank * member, minlength=x.shape[1]) + zeros_in * (n_zeros + 1) / 2
-    tied = np.bincount(column[starts], ties**3 - ties, minlength=x.shape[1]) + n_zeros.astype(float) ** 3 - n_zeros
-    variance = n_in * (n - n_in) / 12 * (n + 1 - tied / (n * (n - 1)))
-    off = np.abs(ranks_in - n_in * (n + 1) / 2) - 0.5
-    known = variance > 0
-    return np.where(known, np.minimum(2 * norm.sf(off / np.sqrt(np.where(known, variance, 1))), 1), 1.0)
 
 
 # ------------------------------------------------------------------ tables

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 N_GENES = 50  # that the record names
-BY_CHANCE = 0.01  # share of the spots that may stand out though no type is missing
+BY_CHANCE = 0.02  # share of the spots that may stand out though no type is missing
 
 UNEXPLAINED = Task(
     "unexplained",
@@ -91,16 +91,16 @@ def unexplained(
 
     Notes
     -----
-    The record's notes hold ``limit``, the residual above which a spot stands out (its square root lies five times as
+    The record's notes hold ``limit``, the residual above which a spot stands out (its square root lies six times as
     far above the lower quartile as that above the 5th percentile; at least 0.05), ``n_spots``, and ``genes``, those of
     which the spots that stand out have more than was fitted, the most first. With a reference that lacks nothing up to
-    1 % of the spots stand out. Genes are corrected by the better explained half of the spots, so a type that is missing
+    2 % of the spots stand out. Genes are corrected by the better explained half of the spots, so a type that is missing
     from the reference and present in most spots alike cannot be seen. Below some hundred counts a spot tells little.
 
     Examples
     --------
     >>> import scdance as sd
-    >>> spots, ref = sd.datasets.toy_mixtures(depth=5000)
+    >>> spots, ref = sd.datasets.toy_mixtures(n_obs=200, n_vars=200, depth=2000)
     >>> sd.tl.deconvolve(spots, ref, method="nnls", labels_key="cell_type")
     >>> sd.tl.unexplained(spots, ref, "nnls", labels_key="cell_type")
     >>> bool(spots.obs["nnls_residual"].median() < 0.2)

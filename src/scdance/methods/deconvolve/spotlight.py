@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from scdance._checks import InputError, listed, nearest
 from scdance._core.cells import Cells
 from scdance._core.method import Method
-from scdance.pp import Recipe, blocks, canonical, gram_nnls, group_moments, mean_and_sd
+from scdance.pp import Recipe, blocks, canonical, gram_nnls, group_moments, mean_and_sd, rank_sums
 
 from ._deconvolver import result_of, shares
 
@@ -237,23 +237,9 @@ def areas(x: sp.csr_matrix, labels: np.ndarray, n_types: int) -> np.ndarray:
 
     U of Mann and Whitney over the number of pairs, from ranks among the values above 0; zeros are one tie.
     """
-    columns = sp.csc_matrix(x)
-    gene = np.repeat(np.arange(x.shape[1]), np.diff(columns.indptr))
-    order = np.lexsort((columns.data, gene))
-    gene, value, kind = gene[order], columns.data[order], labels[columns.indices[order]]
-    new = np.ones(len(gene), dtype=bool)
-    new[1:] = (gene[1:] != gene[:-1]) | (value[1:] != value[:-1])
-    tie, first = np.cumsum(new) - 1, np.flatnonzero(new)
-    middle = first + (np.diff(np.r_[first, len(gene)]) - 1) / 2  # mean place of the tied
-    n, filled = np.bincount(labels, minlength=n_types)[:, None], np.diff(columns.indptr)
-    zeros = len(labels) - filled
-    rank = middle[tie] - columns.indptr[gene] + 1 + zeros[gene]
-    place = kind.astype(np.int64) * x.shape[1] + gene
-    shape = (n_types, x.shape[1])
-    ranks = np.bincount(place, rank, minlength=shape[0] * shape[1]).reshape(shape)
-    zeros_of = n - np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
-    u = ranks + zeros_of * (zeros + 1) / 2 - n * (n + 1) / 2
-    return np.divide(u, n * (len(labels) - n), out=np.full(shape, 0.5), where=(n > 0) & (n < len(labels)))
+    n = np.bincount(labels, minlength=n_types)[:, None]
+    u = rank_sums(x, labels, n_types)[0] - n * (n + 1) / 2
+    return np.divide(u, n * (len(labels) - n), out=np.full(u.shape, 0.5), where=(n > 0) & (n < len(labels)))
 
 
 def factorise(
