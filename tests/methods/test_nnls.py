@@ -55,13 +55,13 @@ def test_shares_are_as_near_to_the_truth_as_the_specification_asks(depth: int):
         mixing, "cell_type", n_rows=20, n_cols=20, depth=depth, expression="profiles", gene_effect_sd=0, ambient=0,
         bleed=0, random_state=0,
     )  # fmt: skip
-    sd.tl.deconvolve(spots, ref, labels_key="cell_type", n_boot=0)
+    sd.tl.deconvolve(spots, ref, labels_key="cell_type", n_boot=0, method="nnls")
     score = sd.metrics.score(spots, "deconvolve", key="nnls", truth="true_prop")
     assert score["rmse"].item() <= SLACK * LINE[depth]
 
 
 def test_the_solution_is_that_of_weighted_active_sets(spots, ref):
-    sd.tl.deconvolve(spots, ref, labels_key="cell_type", n_boot=0)
+    sd.tl.deconvolve(spots, ref, labels_key="cell_type", n_boot=0, method="nnls")
     mean = ref.to_df().groupby(ref.obs["cell_type"].to_numpy()).mean().to_numpy()
     weight = 1 / np.sqrt(mean.mean(axis=0) + 0.01 * mean.mean())
     for i in (0, 5, 50):
@@ -72,9 +72,9 @@ def test_the_solution_is_that_of_weighted_active_sets(spots, ref):
 
 def test_a_table_of_mean_profiles_says_the_same_as_its_cells(spots, ref):
     mean = ref.to_df().groupby(ref.obs["cell_type"].to_numpy()).mean()
-    sd.tl.deconvolve(spots, ref, labels_key="cell_type", key_added="cells")
-    sd.tl.deconvolve(spots, mean, key_added="frame")
-    sd.tl.deconvolve(spots, ad.AnnData(mean), key_added="table")
+    sd.tl.deconvolve(spots, ref, labels_key="cell_type", key_added="cells", method="nnls")
+    sd.tl.deconvolve(spots, mean, key_added="frame", method="nnls")
+    sd.tl.deconvolve(spots, ad.AnnData(mean), key_added="table", method="nnls")
     for key in ("frame", "table"):
         np.testing.assert_allclose(spots.obsm[key], spots.obsm["cells"], atol=1e-4)
         assert list(spots.obsm[key].columns) == list(spots.obsm["cells"].columns)
@@ -88,14 +88,14 @@ def test_a_type_with_more_counts_per_cell_needs_fewer_cells(ref):
     spots = ad.AnnData(
         sp.csr_matrix(np.stack([twice.X[::2].sum(axis=0).A1 + twice.X[1::2].sum(axis=0).A1])), var=ref.var
     )
-    sd.tl.deconvolve(spots, twice, labels_key="cell_type", key_added="cells")
-    sd.tl.deconvolve(spots, twice, labels_key="cell_type", key_added="rna", size="unit")
+    sd.tl.deconvolve(spots, twice, labels_key="cell_type", key_added="cells", method="nnls")
+    sd.tl.deconvolve(spots, twice, labels_key="cell_type", key_added="rna", size="unit", method="nnls")
     np.testing.assert_allclose(spots.obsm["cells"].iloc[0], [1 / 2, 1 / 2], atol=0.01)
     np.testing.assert_allclose(spots.obsm["rna"].iloc[0], [1 / 3, 2 / 3], atol=0.01)
 
 
 def test_the_standard_deviation_is_that_of_redrawn_counts(spots, ref):
-    sd.tl.deconvolve(spots, ref, labels_key="cell_type", n_boot=400)
+    sd.tl.deconvolve(spots, ref, labels_key="cell_type", n_boot=400, method="nnls")
     fitted = sd.fit("deconvolve", ref, method="nnls", labels_key="cell_type", n_boot=0)
     rng, i = np.random.default_rng(0), 7
     mean = spots.obsm["nnls_abundance"].iloc[i].to_numpy() @ fitted.profiles_
@@ -113,7 +113,7 @@ def test_more_counts_make_the_shares_surer(ref):
     sds = []
     for depth in (300, 3000):
         spots = sd.datasets.simulate_visium(mixing, "cell_type", n_rows=8, n_cols=8, depth=depth, random_state=0)
-        sd.tl.deconvolve(spots, ref, labels_key="cell_type")
+        sd.tl.deconvolve(spots, ref, labels_key="cell_type", method="nnls")
         sds.append(spots.obsm["nnls_sd"].to_numpy().mean())
     assert sds[0] > 2 * sds[1] > 0
 
@@ -124,7 +124,7 @@ def test_a_fitted_model_leaves_out_the_genes_that_a_tissue_lacks(spots, ref):
     with pytest.warns(UserWarning, match="8 of the 60 genes of the model are not in the object; they are left out"):
         sd.tl.deconvolve(some, method=fitted)
     other = spots[:, :52].copy()
-    sd.tl.deconvolve(other, ref[:, :52].copy(), labels_key="cell_type", n_boot=0)
+    sd.tl.deconvolve(other, ref[:, :52].copy(), labels_key="cell_type", n_boot=0, method="nnls")
     np.testing.assert_allclose(some.obsm["nnls"], other.obsm["nnls"], atol=0.02)  # only the weights' floor differs
 
 
@@ -146,7 +146,7 @@ def test_spots_without_counts_have_no_shares(spots, ref):
     x[4] = 0
     spots.X = x.tocsr()
     with pytest.warns(UserWarning, match="1 of 97 cells have no counts"):
-        sd.tl.deconvolve(spots, ref, labels_key="cell_type")
+        sd.tl.deconvolve(spots, ref, labels_key="cell_type", method="nnls")
     assert spots.obsm["nnls"].iloc[4].isna().all()
     assert spots.obsm["nnls_sd"].iloc[4].isna().all()
     assert (spots.obsm["nnls_abundance"].iloc[4] == 0).all()
@@ -157,7 +157,7 @@ def test_spots_without_counts_have_no_shares(spots, ref):
 def test_names_of_types_that_files_do_not_take_are_written_otherwise(spots, ref, tmp_path):
     ref.obs["cell_type"] = ref.obs["cell_type"].cat.rename_categories({"type1": "T/NK", "type2": "_index"})
     with pytest.warns(UserWarning, match=r"2 of the names \('T/NK', '_index'\)") as told:
-        sd.tl.deconvolve(spots, ref, labels_key="cell_type")
+        sd.tl.deconvolve(spots, ref, labels_key="cell_type", method="nnls")
     assert len(told) == 1
     assert list(spots.obsm["nnls"].columns) == ["T|NK", "_index|", "type3"]
     assert set(spots.obs["nnls_top"].cat.categories) == {"T/NK", "_index", "type3"}
@@ -172,8 +172,8 @@ def test_cells_of_the_reference_without_a_label_are_left_out(spots, ref):
     labels.iloc[10:20] = ""
     ref.obs["cell_type"] = labels
     with pytest.warns(UserWarning, match="20 of 150 cells of the reference have no label"):
-        sd.tl.deconvolve(spots, ref, labels_key="cell_type")
-    sd.tl.deconvolve(full, ref[20:].copy(), labels_key="cell_type")
+        sd.tl.deconvolve(spots, ref, labels_key="cell_type", method="nnls")
+    sd.tl.deconvolve(full, ref[20:].copy(), labels_key="cell_type", method="nnls")
     np.testing.assert_allclose(spots.obsm["nnls"], full.obsm["nnls"], atol=1e-5)
 
 
@@ -195,7 +195,7 @@ def test_wrong_input_is_refused_and_leaves_the_object(spots, ref, change, argume
         change(spots, ref)
     before = list(spots.obsm), list(spots.obs), list(spots.uns)
     with pytest.raises(error, match=says):
-        sd.tl.deconvolve(spots, **{"ref": ref, "labels_key": "cell_type", **arguments})
+        sd.tl.deconvolve(spots, **{"ref": ref, "method": "nnls", "labels_key": "cell_type", **arguments})
     assert (list(spots.obsm), list(spots.obs), list(spots.uns)) == before
 
 

@@ -130,7 +130,7 @@ def read(
     if use_rep is not None:
         given["rep"] = _representation(adata, use_rep, model)
     if labels_key is not None:
-        given["labels"], given["categories"] = _labels(adata, labels_key, "adata")
+        given["labels"], given["categories"] = labels_of(adata, labels_key, "adata")
     pairs = None
     if must_link is not None or cannot_link is not None:
         pairs = checked_pairs(must_link, cannot_link, adata.obs_names)
@@ -190,7 +190,7 @@ def reference(
         given["labels"] = np.arange(ref.n_obs, dtype=np.int32)
         given["categories"] = [str(name) for name in ref.obs_names]
         return _from_matrix(ref, model, model.recipe, None, layer, recipe, given, genes=genes, role="ref")
-    codes, categories = _labels(ref, labels_key, "ref")
+    codes, categories = labels_of(ref, labels_key, "ref")
     if (codes < 0).any():
         warn(f"{int((codes < 0).sum())} of {ref.n_obs} cells of the reference have no label and are left out.")
     sizes = np.bincount(codes[codes >= 0], minlength=len(categories))
@@ -201,7 +201,7 @@ def reference(
     return _from_matrix(ref, model, model.recipe, None, layer, recipe, given, genes=genes, role="ref", only=codes >= 0)
 
 
-def _labels(adata: Any, key: str, owner: str) -> tuple[np.ndarray, list[str]]:
+def labels_of(adata: Any, key: str, owner: str) -> tuple[np.ndarray, list[str]]:
     """Codes of the labels, −1 where there is none, and their names in order."""
     import pandas as pd
 

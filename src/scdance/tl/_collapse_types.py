@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scdance._checks import InputError, column, listed, warn
+from scdance._checks import InputError, warn
 from scdance._core.counts import raw_counts
 from scdance._core.derive import write_derived
 from scdance._core.objects import opened
+from scdance._core.read import labels_of
 from scdance._core.task import ANNOTATE
 from scdance._core.write import check_slots
 from scdance._docs import documented
@@ -94,7 +95,7 @@ def collapse_types(
     """
     start = time.perf_counter()
     ref = opened(ref, ANNOTATE)
-    codes, types = _types(ref, labels_key)
+    codes, types = labels_of(ref, labels_key, "ref")
     added = check_slots(ref, ANNOTATE, key_added, f"{labels_key}_collapsed")
     if added == labels_key:
         msg = (
@@ -139,22 +140,6 @@ def collapse_types(
         },
         copy=copy,
     )
-
-
-def _types(ref: AnnData, labels_key: str) -> tuple[np.ndarray, list[str]]:
-    """Codes of the types of the cells, (n_obs,) int, −1 for none; and their names, in order."""
-    import pandas as pd
-
-    values = column(ref.obs, labels_key, where="ref.obs", what="the column with the cell types", argument="labels_key")
-    found = pd.Categorical(values)
-    found = found.remove_unused_categories().remove_categories([each for each in found.categories if each == ""])
-    if len(found.categories) < 2:
-        msg = (
-            f"`ref.obs[{labels_key!r}]` holds {len(found.categories)} types ({listed(found.categories)}), but there "
-            "is nothing to merge below 2. Pass another column as `labels_key=`."
-        )
-        raise InputError(msg)
-    return found.codes.astype(int), [str(each) for each in found.categories]
 
 
 def _varying(sums: Moments, labels_key: str) -> np.ndarray:
