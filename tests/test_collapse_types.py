@@ -203,7 +203,7 @@ def _similar(ref: ad.AnnData) -> ad.AnnData:
     [
         ({"labels_key": "celltype"}, MissingKeyError, r"No 'celltype' in `ref.obs`; it has cell_type.*Did you mean"),
         ({"labels_key": 3}, WrongTypeError, "labels_key must be the name of a column"),
-        ({"labels_key": "only"}, InputError, r"holds 1 types \(same\)"),
+        ({"labels_key": "only"}, InputError, r"holds 1 type \(same\)"),
         ({"labels_key": "chance"}, InputError, r"Only \d genes differ twofold between types of `ref.obs\['chance'\]`"),
         ({"threshold": 0}, InputError, "threshold is 0"),
         ({"threshold": 1.1}, InputError, r"threshold is 1\.1"),
