@@ -212,3 +212,10 @@ def test_too_few_axes_are_refused(spots):
     _, ax = plt.subplots()
     with pytest.raises(InputError, match="3 panels"):
         pl.proportions(spots, "mine", kind="types", ax=ax)
+
+
+def test_a_main_type_is_found_though_files_do_not_take_its_name(spots):
+    """Columns have "|" for "/", the categories the true names."""
+    spots.obsm["mine"].columns = ["a|b", "b", "c"]
+    spots.obs["mine_top"] = pd.Categorical(["a/b", "b", "c", np.nan], categories=["a/b", "b", "c"])
+    assert shades(pl.proportions(spots, "mine", kind="top"))[RED] == [(0.0, 0.0)]

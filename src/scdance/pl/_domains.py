@@ -20,6 +20,8 @@ from ._tissue import (
     radius_of,
 )
 
+GREYS = ("#7f7f7f", "#c7c7c7")  # of the palette: a spot without a domain is grey, too
+
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
@@ -126,5 +128,5 @@ def _like(labels: pd.Categorical, truth: pd.Categorical, theirs: list[str]) -> l
         region = int(votes.argmax()) if votes.size and votes.any() else -1
         if region >= 0 and theirs[region] not in out:
             out[i] = theirs[region]
-    spare = iter([shade for shade in palette(len(out) + len(theirs)) if shade not in theirs])
+    spare = iter([shade for shade in palette(len(out) + len(theirs) + 2) if shade not in [*theirs, *GREYS]])
     return [shade or next(spare, GREY) for shade in out]

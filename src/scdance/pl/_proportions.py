@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from scdance._checks import InputError, MissingKeyError, listed, nearest, one_of
+from scdance._core.write import safe_name
 
 from ._shared import GREY, axes, colors, single
 from ._tissue import (
@@ -158,7 +159,7 @@ def _main_types(adata: AnnData, table: pd.DataFrame, top_key: str, *, is_all: bo
     """Position of each spot's main type among the columns, -1 where nothing is known."""
     values = table.to_numpy(np.float64)
     if is_all and top_key in adata.obs:
-        names = adata.obs[top_key].astype(object)
+        names = [safe_name(name) if isinstance(name, str) else name for name in adata.obs[top_key]]  # as the columns
         return np.asarray(table.columns.get_indexer(names))
     is_known = ~np.isnan(values).any(axis=1)
     return np.where(is_known, np.argmax(np.nan_to_num(values), axis=1), -1)
