@@ -95,9 +95,9 @@ def unexplained(
     far above the lower quartile as that above the 5th percentile; at least 0.05), ``n_spots``, and ``genes``, those of
     which the spots that stand out have more than was fitted, the most first. With a reference that lacks nothing up to
     2 % of the spots stand out. Genes are corrected by the better explained half of the spots, so a type that is missing
-    from the reference and present in most spots alike cannot be seen. Below some hundred counts a spot tells little. Where the
-    reference explains the whole tissue badly, as one of another protocol may, all residuals are near 1 and none stands
-    out: look at the map, :func:`scdance.pl.uncertainty`.
+    from the reference and present in most spots alike cannot be seen. Below some hundred counts a spot tells little.
+    Where the reference explains the whole tissue badly, as one of another protocol may, all residuals are near 1 and
+    none stands out: look at the map, :func:`scdance.pl.uncertainty`.
 
     Examples
     --------
