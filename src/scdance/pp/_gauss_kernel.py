@@ -84,7 +84,10 @@ class GaussKernel:
         return out
 
     def logdet(self, phi: float) -> float:
-        """Log |D − phi W| with D the degrees, phi from 0 to below 1; places without any neighbour are left out."""
+        """Logarithm of the determinant of D − phi W, with D the degrees and phi from 0 to below 1.
+
+        Places without any neighbour are left out.
+        """
         return sum(part.logdet(phi, self.degree[rows]) for rows, part in self._parts)
 
 

@@ -21,8 +21,8 @@ class Banksy(Domains):
     """Divide a tissue by expression, its mean among neighbours, and its change around each spot [Singhal2024]_.
 
     Each gene is seen three times: in the spot itself, as the mean of the neighbours, and as the magnitude of the
-    azimuthal Gabor moment, |Σ_j w_ij (x_j − x̄_i) exp(iφ_ij)| with φ the direction of neighbour j: large where the
-    gene is higher on one side of the spot than on the other. Each of the three is z-scored and weighs √(1−λ),
+    azimuthal Gabor moment Σ_j w_ij (x_j − x̄_i) exp(iφ_ij), with φ the direction of neighbour j: large where the gene is
+    higher on one side of the spot than on the other. Each of the three is z-scored and weighs √(1−λ),
     √(2λ/3) and √(λ/3). What follows is principal components and a partition of them. Nothing is trained.
 
     When to use
