@@ -2,8 +2,9 @@
 
     SCDANCE_DATA_DIR=… python docs/dev/card_spatial_gain.py docs/leaderboard/extra/card_spatial_gain.csv 5
 
-The last word is the number of seeds. Spots are mixed from one half of the pancreas' cells, the other half is the
-reference; "smooth" shares are Gaussian random fields of range 10 spots, "rough" ones have no pattern. Rows:
+The last word is the number of seeds; a figure of all rows is put beside the table, with the same name. Spots are
+mixed from one half of the pancreas' cells, the other half is the reference; "smooth" shares are Gaussian random fields
+of range 10 spots, "rough" ones have no pattern. Rows:
 
 nnls                   each spot by itself
 nnls_smoothed          its shares, averaged with the kernel of `card`
@@ -74,5 +75,35 @@ def main(path: Path, n_seeds: int) -> None:
             writer.writerows(rows)
 
 
+NAMES = {
+    "card": "CARD",
+    "card_shuffled": "CARD, places shuffled",
+    "card_location_free": "CARD without places",
+    "nnls_smoothed": "nnls averaged by the kernel",
+}
+
+
+def draw(path: Path) -> None:
+    """RMSE relative to `nnls` on the same spots, mean and standard deviation over the seeds."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    wide = pd.read_csv(path).pivot_table(index=["truth", "depth", "seed"], columns="method", values="rmse")
+    relative = wide.div(wide["nnls"], axis=0)
+    figure, panels = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
+    for panel, truth in zip(panels, TRUTHS, strict=True):
+        for method, name in NAMES.items():
+            found = relative.loc[truth][method].groupby("depth")
+            mean = found.mean()
+            panel.errorbar(mean.index, mean, yerr=found.std(), label=name, marker="o", markersize=4, capsize=2)
+        panel.axhline(1, color="0.6", linewidth=1)
+        panel.set(xscale="log", title=f"{truth} truth", xlabel="counts of a spot", ylim=(0.8, 1.35))
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("RMSE relative to nnls")
+    panels[1].legend(frameon=False, fontsize="small")
+    figure.savefig(path.with_suffix(".png"), dpi=75)
+
+
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))
+    draw(Path(sys.argv[1]))
