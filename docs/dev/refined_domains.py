@@ -1,8 +1,9 @@
 """ARI of domains before and after the vote of the neighbours, one row per data set and seed.
 
-    SCDANCE_DATA_DIR=… python docs/dev/refined_domains.py docs/leaderboard/extra/refined_domains.csv spagcn dlpfc_151673 10
+    SCDANCE_DATA_DIR=… python docs/dev/refined_domains.py rows.csv spagcn dlpfc_151673 10
 
-The last words are the method, the data set and the number of seeds. Rows that are there are kept.
+The first word is the table, docs/leaderboard/extra/refined_domains.csv; the last are the method, the data set and the
+number of seeds. Rows that are there are kept.
 """
 
 from __future__ import annotations

@@ -68,6 +68,18 @@ def poisson_weights(profiles: np.ndarray) -> np.ndarray:
     return 1 / (mean + RAREST * mean.mean())
 
 
+def noise_tensor(profiles: np.ndarray, weighted: np.ndarray) -> np.ndarray:
+    """What one cell of each type adds to the covariance of Poisson counts times weightedᵀ, (n_types, n_types²)."""
+    return np.einsum("mg,kg,lg->mkl", profiles, weighted, weighted, optimize=True).reshape(len(profiles), -1)
+
+
+def noise_roots(amounts: np.ndarray, tensor: np.ndarray) -> np.ndarray:
+    """Roots of the covariances of spots with so many cells of each type, (n, n_types, n_types)."""
+    n_types = len(tensor)
+    values, vectors = np.linalg.eigh((amounts @ tensor).reshape(-1, n_types, n_types))
+    return vectors * np.sqrt(np.maximum(values, 0))[:, None, :]  # not Cholesky: a spot of one type has little rank
+
+
 def result_of(abundance: np.ndarray, seen: np.ndarray, **more: np.ndarray) -> dict[str, Any]:
     """The parts of a result; a spot without a count of any gene that tells (not `seen`) has no shares."""
     proportions = shares(abundance)

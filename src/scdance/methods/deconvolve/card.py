@@ -12,7 +12,7 @@ from scdance._checks import InputError
 from scdance._core.cells import Cells
 from scdance.pp import GaussKernel, blocks
 
-from ._deconvolver import Deconvolver, poisson_weights, result_of, shares
+from ._deconvolver import Deconvolver, noise_roots, noise_tensor, poisson_weights, result_of, shares
 
 SIZE = 0.1  # mean that counts and profiles are scaled to: shares then sum to about 1, which the priors rely on
 SHAPE = 1.0  # α of the inverse gamma prior of λ; its β is n / 2
@@ -262,14 +262,11 @@ def _places(cells: Cells, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray] | N
 
 def _noise(profiles: np.ndarray, weights: np.ndarray, spots: _Spots, v: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Roots of the covariances of c that Poisson counts with the fitted means give, (n, n_types, n_types)."""
-    n_types, weighted = len(profiles), profiles * weights
-    tensor = np.einsum("mg,kg,lg->mkl", profiles, weighted, weighted, optimize=True).reshape(n_types, -1)
-    roots = np.empty((len(v), n_types, n_types))
+    tensor, roots = noise_tensor(profiles, profiles * weights), np.empty((len(v), len(profiles), len(profiles)))
     for start in range(0, len(v), BLOCK):
         rows = slice(start, start + BLOCK)
         amount = spots.unit * spots.scale**2 * v[rows] / total[rows, None]
-        values, vectors = np.linalg.eigh((amount @ tensor).reshape(-1, n_types, n_types))
-        roots[rows] = vectors * np.sqrt(np.maximum(values, 0))[:, None, :]
+        roots[rows] = noise_roots(amount, tensor)
     return roots
 
 

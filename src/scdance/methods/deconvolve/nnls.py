@@ -9,7 +9,7 @@ import numpy as np
 from scdance._core.cells import Cells
 from scdance.pp import blocks, gram_nnls
 
-from ._deconvolver import Deconvolver, poisson_weights, result_of, shares
+from ._deconvolver import Deconvolver, noise_roots, noise_tensor, poisson_weights, result_of, shares
 
 BLOCK = 2048  # spots whose covariances are held at once: 20 types take 6.6 MB
 
@@ -84,15 +84,13 @@ class NNLS(Deconvolver):
         covariance is Σ_m b_m T_m. All spots share the random numbers, so each is what it would be alone.
         """
         n_types = len(h)
-        t = np.einsum("mg,kg,lg->mkl", profiles, weighted, weighted, optimize=True).reshape(n_types, -1)
+        t = noise_tensor(profiles, weighted)
         draws = np.random.default_rng([self.random_state, 1]).standard_normal((self.n_boot, n_types))
         mean = b @ h
         out = np.empty_like(b)
         for start in range(0, len(b), BLOCK):
             rows = slice(start, start + BLOCK)
-            covariance = (b[rows] @ t).reshape(-1, n_types, n_types)
-            values, vectors = np.linalg.eigh(covariance)  # not Cholesky: a spot of one type has little rank
-            root = vectors * np.sqrt(np.maximum(values, 0))[:, None, :]
+            root = noise_roots(b[rows], t)
             total, square = np.zeros_like(b[rows]), np.zeros_like(b[rows])
             for z in draws:
                 drawn = gram_nnls(h, mean[rows] + root @ z, start=b[rows])
