@@ -9,7 +9,7 @@ import pytest
 from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA as SklearnPCA
 
-from scdance.pp import PCA, project
+from scdance.pp import PCA, project, standard_rows
 
 engines = pytest.mark.parametrize("engine", ["covariance", "iteration"])
 
@@ -108,3 +108,11 @@ def test_without_centring_there_is_one_component_more(engine, shape, k, monkeypa
 def test_flat_data_give_finite_components(engine, monkeypatch):
     found = fit(np.full((30, 6), 3.0, np.float32), 3, engine, monkeypatch)
     assert np.isfinite(found.components_).all()
+
+
+def test_standard_rows_are_z_scores_and_flat_rows_are_0(x):
+    from scipy.stats import zscore
+
+    np.testing.assert_allclose(standard_rows(x), zscore(x, axis=1), rtol=1e-4, atol=1e-5)
+    flat = np.full((3, 7), 0.1, np.float32)
+    assert not standard_rows(flat).any()

@@ -31,6 +31,7 @@ from ._pairs import pairs_from_labels as pairs_from_labels
 from ._pairs import pairs_from_markers as pairs_from_markers
 from ._pca import PCA as PCA
 from ._pca import project as project
+from ._pca import standard_rows as standard_rows
 from ._random import generator as generator
 from ._ranks import rank_sum_test as rank_sum_test
 from ._ranks import rank_sums as rank_sums

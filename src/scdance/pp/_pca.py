@@ -121,3 +121,27 @@ def project(dense_blocks: Iterator[np.ndarray], mean: np.ndarray, components: np
     """
     offset = mean @ components.T
     return np.concatenate([block @ components.T - offset for block in dense_blocks])
+
+
+def standard_rows(x: np.ndarray) -> np.ndarray:
+    """Each row at mean 0 and variance 1 over its values, so that rows are compared by their shape alone.
+
+    Parameters
+    ----------
+    x
+        Values, (n_obs, n_dims).
+
+    Returns
+    -------
+    The same, (n_obs, n_dims), without unit; a row of equal values is 0 throughout.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import pp
+    >>> pp.standard_rows(np.array([[1.0, 3.0], [2.0, 2.0]])).tolist()
+    [[-1.0, 1.0], [0.0, 0.0]]
+    """
+    mean, sd = x.mean(axis=1, keepdims=True), x.std(axis=1, keepdims=True)
+    # the sums of equal values do not cancel to the last digit
+    return np.where(sd > 1e-6 * np.abs(mean), (x - mean) / np.where(sd > 0, sd, 1), 0).astype(x.dtype)

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 
 from scdance._core.cells import Cells, Pair
 from scdance._core.method import Method
-from scdance.pp import PCA, Recipe, blocks
+from scdance.pp import PCA, Recipe, blocks, standard_rows
 
 # Dimensions of the competition's solution for RNA beside another modality, and for that modality.
 DIMS = {"prot": (73, 27), "atac": (38, 62)}
@@ -101,10 +101,7 @@ class SVDConcat(Method):
 
     def _scores(self, cells: Cells, role: str) -> np.ndarray:
         """Scores of each cell with mean 0 and variance 1 over the components, (n_obs, n_components) float32."""
-        scores = np.concatenate([block @ self.components_[role].T for block in _blocks(cells)])
-        scores -= scores.mean(axis=1, keepdims=True)
-        sd = scores.std(axis=1, keepdims=True)
-        return scores / np.where(sd > 0, sd, 1)
+        return standard_rows(np.concatenate([block @ self.components_[role].T for block in _blocks(cells)]))
 
 
 def _blocks(cells: Cells) -> Iterator[csr_matrix]:
