@@ -111,25 +111,25 @@ def file_of(cls: type[Method]) -> str:
 
 def written(task: Task, name: str) -> set[str]:
     """The parts of a result that a method gives: those that a quick run on toy data leaves in the object."""
-    first = Trial(name, task.name, knobs=golden_rows().get(task.name, {}).get(name, {}).get("knobs")).first
+    trial = Trial(name, task.name, knobs=golden_rows().get(task.name, {}).get(name, {}).get("knobs"))
+    first = trial.first
     if first.error:
         raise first.error
-    return {part for part, slot in task.gives.items() if f"{slot.where}/{slot.name.format(key=name)}" in first.touched}
+    return set(trial.results(first.after))
 
 
 def slots(task: Task, key: str, parts: Iterable[str]) -> list[list[str]]:
     """What a result is made of: slot, content, and whether only some methods have it; the record comes last."""
     rows = [
         [
-            f'`{slot.on}.{slot.where}["{slot.name.format(key=key)}"]`',
+            f"`{task.place(part, key)}`",
             plain(slot.text),
             "where the method has it" if part in task.optional else "",
         ]
         for part, slot in task.gives.items()
         if part in parts
     ]
-    owner = "mdata" if task.data == ("MuData",) else "adata"
-    record = f'`{owner}.uns["scdance"]["{task.name}"]["{key}"]`'
+    record = f"`{task.owner}.uns['scdance']['{task.name}']['{task.run_key(key)}']`"
     return [*rows, [record, "the run record: method, knobs, seed, input, history, seconds", ""]]
 
 

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import mudata
 import pytest
 
 import scdance as sd
 from scdance._core import registry
 from scdance._core.knobs import knobs
 from scdance._core.task import TASKS
+from scdance._settings import unpulled
 from scdance.testing import CHECKS, Trial, check_method
 from scdance.train import TorchMethod
 
@@ -63,9 +65,20 @@ def toy_problem(task: str) -> tuple[Any, str | None, dict[str, Any]]:
         return adata, None, {"layer": "counts_kept", "output": "counts"}
     if task == "joint_embed":
         return sd.datasets.toy_pairs(unpaired=0.1), "cell_type", {}
+    if task == "predict_modality":
+        return asked_pairs()
     if task == "spatial_domain":
         return sd.datasets.toy_domains(k=N_CLUSTERS), "domain", {}
     return sd.datasets.toy_clusters(k=N_CLUSTERS), "cell_type", {}
+
+
+def asked_pairs() -> tuple[Any, Any, dict[str, Any]]:
+    """Pairs of which a third lacks its proteins, these proteins, and what the tool is told."""
+    whole = sd.datasets.toy_pairs(600)
+    proteins = whole["prot"]
+    with unpulled():
+        data = mudata.MuData({"rna": whole["rna"].copy(), "prot": proteins[:400].copy()})
+    return data, proteins[400:].copy(), {"source": "rna", "target": "prot"}
 
 
 @pytest.mark.parametrize(("task", "name"), cases(METHODS))

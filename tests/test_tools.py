@@ -222,8 +222,9 @@ def test_the_docstring_of_a_tool_names_each_argument_and_each_slot(task):
     assert "{" not in said.split("Examples")[0].replace("{key}", "")
     for name in inspect.signature(tool).parameters:
         assert f"\n{'**' if name == 'params' else ''}{name}\n" in said
+    key = f"<key>{TASKS[task].suffix.format(target='<target>')}"
     for slot in TASKS[task].gives.values():
-        assert f"{slot.on}.{slot.where}[{slot.name.format(key='<key>')!r}]" in said
+        assert f"{slot.on}.{slot.where}[{slot.name.format(key=key)!r}]" in said
 
 
 @pytest.mark.parametrize("name", PUBLIC)

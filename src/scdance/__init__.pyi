@@ -3,6 +3,7 @@ __version__: str
 from . import bench as bench
 from . import datasets as datasets
 from . import fm as fm
+from . import get as get
 from . import metrics as metrics
 from . import pl as pl
 from . import pp as pp

@@ -41,6 +41,16 @@ PARAMETERS = {
         "Also write a graph of so many neighbours of each cell in the embedding, itself counted, for "
         "``sc.tl.umap(adata, neighbors_key=key)`` and Leiden; None: no graph."
     ),
+    "split_key": (
+        "Column of ``obs`` that says which cells teach, where cells that are asked have the target too: True or "
+        "``'train'``. None: all that are in both modalities."
+    ),
+    "prior": (
+        "What is known of the features, for methods that use it: the path of a GMT file or of a table of links, "
+        "a dict of sets of genes, a DataFrame with columns source, target and perhaps weight, a networkx graph, or a sparse "
+        "matrix and the names of its rows."
+    ),
+    "symbols": "Gene symbol of features that are not called by it, such as proteins: ``dict(CD4_TotalSeqB='CD4')``.",
     "key_added": "Name of the results; None: that of the method. A slot that another tool wrote is never overwritten.",
     "preset": (
         'Published settings kept beside the method: ``"paper"``, ``"dance"`` or a data set\'s name. '
@@ -73,14 +83,12 @@ ImportError
 
 def returns(task: Task) -> str:
     """The Returns section of a tool."""
-    owner = "mdata" if task.data == ("MuData",) else "adata"
     lines = ["None, or with ``copy=True`` a copy of the object, which gets:", ""]
     for part, slot in task.gives.items():
-        name = f"{slot.on}.{slot.where}[{slot.name.format(key='<key>')!r}]"
         where_given = ", where the method has it" if part in task.optional else ""
-        lines += [f"``{name}``", f"    {slot.text}{where_given}."]
+        lines += [f"``{task.place(part)}``", f"    {slot.text}{where_given}."]
     lines += [
-        f"``{owner}.uns['scdance'][{task.name!r}]['<key>']``",
+        f"``{task.owner}.uns['scdance'][{task.name!r}]['{task.run_key()}']``",
         "    Run record: method, parameters, input, history, seconds.",
     ]
     return "\n".join(lines)

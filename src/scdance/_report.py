@@ -101,6 +101,11 @@ class Run:
     data: Any
     place: str = ""
 
+    @property
+    def called(self) -> str:
+        """The key that the call was given: without what the task puts behind it."""
+        return self.key.removesuffix(self.task.suffix.format(target=self.record.get("target", "")))
+
 
 def report(
     data: Any,
@@ -673,8 +678,8 @@ def call_of(run: Run, labels_key: str = "cell_type") -> str:
     if EVALUATION in record.get("notes", {}):
         words["evaluate"] = True
     words["random_state"] = _plain(record["random_state"])
-    if run.key != record["method"]:
-        words["key_added"] = run.key
+    if run.called != record["method"]:
+        words["key_added"] = run.called
     return _lines(f"sd.tl.{run.task.name}(", given, words)
 
 
@@ -695,7 +700,7 @@ def _lines(start: str, given: list[str], words: Mapping[str, Any]) -> str:
 def _object_name(run: Run) -> str:
     kind = kind_of(run.data)
     name = NAMES[kind]
-    if not run.place or (kind == "SpatialData" and kind in run.task.data):
+    if not run.place or (kind != "AnnData" and kind in run.task.data):
         return name
     return f"{name}[{_written(run.place)}]" if kind == "MuData" else f"{name}.tables[{_written(run.place)}]"
 
@@ -704,6 +709,8 @@ def _reading(there: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Arguments that say what was read, from the names of the matrices in the record."""
     words: dict[str, Any] = {}
     for role, given in there.items():
+        if "batch_key" in given:
+            words["batch_key"] = str(given["batch_key"])
         where = str(given["layer"])
         quoted = re.search(r"(layers\[|obsm\[|obsp of )(['\"])(.*)\2", where)
         if quoted is None or (quoted[1], quoted[3]) == ("layers[", "counts"):  # what is read by itself

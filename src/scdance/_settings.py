@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,12 +51,14 @@ settings = Settings()
 def unpulled() -> Iterator[None]:
     """Copy or slice a MuData so that columns of the modalities stay theirs, as from mudata 0.4 on.
 
-    The context manager of mudata itself logs to the root logger, which gives that a handler.
+    Names that two modalities share, such as a gene and its protein, are no reason to warn. The context manager of
+    mudata itself logs to the root logger, which gives that a handler.
     """
     import mudata
 
     before = mudata.set_options(pull_on_update=False).opts
     try:
-        yield
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            yield
     finally:
         mudata.set_options(**before)

@@ -81,7 +81,8 @@ def test_shuffled_types_score_what_their_sizes_alone_give(annotation: dict[str, 
 def test_truth_that_is_missing_costs_the_truth_nothing():
     truth = datasets.problem("annotate", "lung_lines_demo").truth
     truth.iloc[:50] = None
-    slots = {name: value for _, name, value in CONTROLS["the truth"](TASKS["annotate"], truth, 0)}
+    problem = datasets.Problem(None, truth)
+    slots = {name: value for _, name, value in CONTROLS["the truth"](TASKS["annotate"], problem, 0)}
     assert metrics.accuracy(truth, slots["result"]) == 1
     assert metrics.brier(truth, slots["result_proba"]) == metrics.ece(truth, slots["result_proba"]) == 0
 

@@ -14,8 +14,8 @@ from .expression import refuse_large
 from .knobs import changed
 from .method import Method
 from .objects import copied, opened
-from .read import read_roles
-from .run import make, record, solve
+from .read import modalities, read_roles
+from .run import make, receiving, record, solve
 from .task import Task
 from .write import check_slots, write
 
@@ -46,7 +46,12 @@ def call(
     table = opened(data, task, table_key)
     if neighbors is not None:
         whole_number(neighbors, "neighbors", least=2)
-    key = check_slots(table, task, key_added, model.name, neighbors=neighbors is not None)
+    into, suffix = table, ""
+    if task.suffix:
+        source, target = modalities(task, model, table, reading.get("source"), reading.get("target"))
+        reading |= {"source": source, "target": target}
+        into, suffix = table.mod[source], task.suffix.format(target=target)
+    key = check_slots(into, task, key_added, model.name, suffix=suffix, whole=table, neighbors=neighbors is not None)
     roles = read_roles(task, model, data, table, **reading)
     model.check_cells(roles[task.roles[-1]])
     if task.gives_expression:
@@ -65,6 +70,8 @@ def call(
         model.notes_ = {**getattr(model, "notes_", {}), "evaluation": scores}
     if copy:
         data, table = copied(data, table)
+        into = table.mod[source] if task.suffix else table
     told = record(model, preset=preset, seconds=seconds, **roles)
-    write(table, task, key, roles[task.roles[-1]], result, model.categories_, told, neighbors)
+    told |= {"target": target} if task.suffix else {}
+    write(into, task, key, receiving(task, roles[task.roles[-1]]), result, model.categories_, told, neighbors)
     return data if copy else None

@@ -200,27 +200,32 @@ class Pair:
     Attributes
     ----------
     source, target
-        The cells of each modality.
+        The cells of each modality; `target` is None where a fitted method is asked for it.
     at
         For each cell of the pair its row in `source` and in `target`, (n_obs, 2) int, −1 where it is not.
     rows, n_obs_in, obs_names
         Positions in the user's MuData of the cells that are in at least one, (n_obs,) int; the number of its
         cells; names of the cells of the pair.
+    prior
+        What is known of the features, those of `source` before those of `target`: symmetric weights of their links,
+        (n_vars, n_vars) CSR float32 without self-loops.
     """
 
     source: Cells
-    target: Cells
+    target: Cells | None
     at: np.ndarray
     rows: np.ndarray
     n_obs_in: int
     obs_names: np.ndarray
+    prior: sp.csr_matrix | None = None
 
     @classmethod
-    def of(cls, source: Cells, target: Cells, obs_names: np.ndarray) -> Pair:
+    def of(cls, source: Cells, target: Cells | None, obs_names: np.ndarray) -> Pair:
         """Pair two modalities by the names of their cells; `obs_names` are those of the MuData, unique."""
         import pandas as pd
 
-        at = np.column_stack([pd.Index(side.obs_names).get_indexer(obs_names) for side in (source, target)])
+        there = [[] if side is None else side.obs_names for side in (source, target)]
+        at = np.column_stack([pd.Index(names).get_indexer(obs_names) for names in there])
         rows = np.flatnonzero((at >= 0).any(axis=1))
         return cls(source, target, at[rows], rows, len(obs_names), obs_names[rows])
 

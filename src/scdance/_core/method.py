@@ -91,6 +91,8 @@ class Method:
         n_dims_: int  # of the representation that it was fitted on, if it was
         fitted_on_: str
         batches_: list[str]
+        modalities_: list[str]  # names of source and target
+        features_: dict[str, np.ndarray]  # of the target, where it is predicted
         notes_: dict[str, Any]
         net_: Any
 
@@ -133,6 +135,10 @@ class Method:
         for name in new.state:
             delattr(new, name)
         return new
+
+    def rng(self, stage: str) -> np.random.Generator:
+        """A generator of this method's seed for one purpose."""
+        return np.random.default_rng([self.random_state, *stage.encode()])
 
     @contextmanager
     def session(self) -> Iterator[None]:

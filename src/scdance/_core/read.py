@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,16 @@ from scdance.pp import (
 from .cells import Cells, Image, Pair
 from .images import read_images
 from .method import Method
-from .objects import check_kind, check_shape, kind_of_modality, needed_places, places, slices_of, two_modalities
+from .objects import (
+    check_kind,
+    check_shape,
+    kind_of_modality,
+    modality,
+    needed_places,
+    places,
+    slices_of,
+    two_modalities,
+)
 from .scan import scan
 from .task import TASKS, Task
 
@@ -58,7 +68,8 @@ def read_roles(
     """
     _checks.one_of(recipe, ("default", None), "recipe")
     if "pair" in task.roles:
-        return {"pair": _pair(table, model, source, target, layer, recipe)}
+        given["labels_key"] = labels_key
+        return {"pair": _pair(task, table, model, source, target, layer=layer, recipe=recipe, **given)}
     out: dict[str, Any] = {}
     if "ref" in task.roles:
         _refuse_second_reference(model, ref, labels_key)
@@ -130,7 +141,7 @@ def read(
     if use_rep is not None:
         given["rep"] = _representation(adata, use_rep, model)
     if labels_key is not None:
-        given["labels"], given["categories"] = labels_of(adata, labels_key, "adata")
+        given["labels"], given["categories"] = labels_of(adata.obs, labels_key, "adata")
     pairs = None
     if must_link is not None or cannot_link is not None:
         pairs = checked_pairs(must_link, cannot_link, adata.obs_names)
@@ -190,7 +201,7 @@ def reference(
         given["labels"] = np.arange(ref.n_obs, dtype=np.int32)
         given["categories"] = [str(name) for name in ref.obs_names]
         return _from_matrix(ref, model, model.recipe, None, layer, recipe, given, genes=genes, role="ref")
-    codes, categories = labels_of(ref, labels_key, "ref")
+    codes, categories = labels_of(ref.obs, labels_key, "ref")
     if (codes < 0).any():
         warn(f"{int((codes < 0).sum())} of {ref.n_obs} cells of the reference have no label and are left out.")
     sizes = np.bincount(codes[codes >= 0], minlength=len(categories))
@@ -201,12 +212,12 @@ def reference(
     return _from_matrix(ref, model, model.recipe, None, layer, recipe, given, genes=genes, role="ref", only=codes >= 0)
 
 
-def labels_of(adata: Any, key: str, owner: str) -> tuple[np.ndarray, list[str]]:
+def labels_of(obs: Any, key: str, owner: str) -> tuple[np.ndarray, list[str]]:
     """Codes of the labels, −1 where there is none, and their names in order."""
     import pandas as pd
 
     where = f"{owner}.obs"
-    values = _checks.column(adata.obs, key, where=where, what="the column with the cell types", argument="labels_key")
+    values = _checks.column(obs, key, where=where, what="the column with the cell types", argument="labels_key")
     found = pd.Categorical(values)
     found = found.remove_unused_categories().remove_categories([c for c in found.categories if c == ""])
     if len(found.categories) < 2:
@@ -235,29 +246,129 @@ def partitions(adata: Any, keys: Sequence[str], *, argument: str = "keys") -> np
     return np.column_stack([pd.Categorical(column).codes.astype(int) for column in columns])
 
 
-def _pair(mdata: Any, model: Method, source: str | None, target: str | None, layer: Any, recipe: str | None) -> Pair:
-    """Both modalities of a MuData, and which cells they share."""
-    names = two_modalities(mdata, source, target)
+def modalities(task: Task, model: Method, mdata: Any, source: str | None, target: str | None) -> tuple[str, str]:
+    """Names of source and target; a fitted method that gives the target knows its name, and needs the source only."""
+    if not (task.suffix and model.is_fitted):
+        return two_modalities(mdata, source, target)
+    then, gives = model.modalities_
+    if target is not None and kind_of_modality(target) != kind_of_modality(gives):
+        msg = f"The {type(model).__name__} was fitted to give {gives!r}, not {target!r}; leave out `target=`."
+        raise InputError(msg)
+    return modality(mdata, source or then, "source"), gives
+
+
+def _pair(
+    task: Task,
+    mdata: Any,
+    model: Method,
+    source: str | None,
+    target: str | None,
+    *,
+    layer: Any,
+    recipe: str | None,
+    batch_key: str | None = None,
+    labels_key: str | None = None,
+    split_key: str | None = None,
+    prior: Any = None,
+    symbols: dict[str, str] | None = None,
+    **given: Any,
+) -> Pair:
+    """Both modalities of a MuData, and which cells they share; where the target is asked for, of those that teach."""
+    if any(value is not None for value in given.values()):
+        _refuse_unused(model, **given)
+    for word, argument, value in (
+        ("batch", "batch_key", batch_key),
+        ("labels", "labels_key", labels_key),
+        ("prior", "prior", prior),
+    ):
+        if value is not None:
+            _refuse_word(model, word, argument)
+    names = modalities(task, model, mdata, source, target)
+    asks = bool(task.suffix)  # for the target: only cells that teach are read of it, and none by a fitted method
     layers = layer if isinstance(layer, dict) else dict.fromkeys(names, layer)
     for each in layers:
         _checks.one_of(each, names, "Modality in `layer`")
-    read_in = {}
-    for role, name in zip(("source", "target"), names, strict=True):
+    roles = {"source": names[0]} if asks and model.is_fitted else dict(zip(("source", "target"), names, strict=True))
+    teaching = None
+    if asks and not model.is_fitted:
+        teaching = np.intersect1d(*(mdata.mod[name].obs_names.to_numpy(dtype=str) for name in names))
+        if split_key is not None:
+            teaching = _teaching(mdata, names[0], split_key, teaching)
+    read_in: dict[str, Cells] = {}
+    for role, name in roles.items():
         adata = mdata.mod[name]
         kind = kind_of_modality(name)
         steps = model.recipe[kind] if isinstance(model.recipe, dict) else model.recipe
+        steps = task.units.get(kind, steps) if role == "target" else steps
         prep = model.preps_[role] if model.is_fitted else None
-        given = {"n_obs_in": adata.n_obs, "n_vars_in": adata.n_vars, "modality": kind}
-        read_in[role] = _from_matrix(adata, model, steps, prep, layers.get(name), recipe, given, name=name)
+        own: dict[str, Any] = {"n_obs_in": adata.n_obs, "n_vars_in": adata.n_vars, "modality": kind}
+        if role == "source":
+            own |= _of_source(mdata, name, batch_key, labels_key)
+        inside = None if teaching is None else np.isin(adata.obs_names.to_numpy(dtype=str), teaching)
+        read_in[role] = _from_matrix(
+            adata, model, steps, prep, layers.get(name), recipe, own, name=name,
+            **({"only": inside} if role == "target" else {"learn": inside}),
+        )  # fmt: skip
         read_in[role].extra["input"]["modality"] = name
-    pair = Pair.of(read_in["source"], read_in["target"], np.asarray(mdata.obs_names, dtype=str))
+    if batch_key is not None:
+        read_in["source"].extra["input"]["batch_key"] = batch_key
+    pair = Pair.of(read_in["source"], read_in.get("target"), np.asarray(mdata.obs_names, dtype=str))
     if len(pair.both) == 0 and not model.is_fitted:
+        there = [listed(mdata.mod[name].obs_names, 3) for name in names]
         msg = (
-            f"No cell is in both modalities: {listed(read_in['source'].obs_names, 3)} in {names[0]!r}, "
-            f"{listed(read_in['target'].obs_names, 3)} in {names[1]!r}. A cell needs the same name in both."
+            f"No cell is in both modalities: {there[0]} in {names[0]!r}, {there[1]} in {names[1]!r}. A cell needs the "
+            "same name in both."
         )
         raise InputError(msg)
+    if prior is not None and pair.target is not None:
+        from scdance.graph import prior_graph
+
+        links, told = prior_graph(prior, np.concatenate([pair.source.var_names, pair.target.var_names]), symbols)
+        pair = replace(pair, prior=links)
+        pair.source.extra["input"]["prior"] = told
     return pair
+
+
+def _of_source(mdata: Any, name: str, batch_key: str | None, labels_key: str | None) -> dict[str, Any]:
+    """Batch and labels of the cells of a modality, from its own `obs` or that of the MuData."""
+    import pandas as pd
+
+    out: dict[str, Any] = {}
+    if batch_key is not None:
+        values = _column_of(mdata, name, batch_key, "the column with the batches", "batch_key")
+        if pd.isna(values).any():
+            msg = (
+                f"{batch_key!r} has {int(pd.isna(values).sum())} missing values in {name!r}; every cell needs a batch."
+            )
+            raise InputError(msg)
+        found = pd.Categorical(values.astype(str))
+        out |= {"batch": found.codes.astype(np.int32), "batch_names": list(found.categories)}
+    if labels_key is not None:
+        values = _column_of(mdata, name, labels_key, "the column with the cell types", "labels_key")
+        out["labels"], out["categories"] = labels_of(pd.DataFrame({labels_key: values}), labels_key, f"mdata[{name!r}]")
+    return out
+
+
+def _column_of(mdata: Any, name: str, key: str, what: str, argument: str) -> Any:
+    """A column of the modality's `obs`, or of that of the MuData for its cells."""
+    adata = mdata.mod[name]
+    if key not in adata.obs and key in mdata.obs:
+        return mdata.obs[key].reindex(adata.obs_names)
+    return _checks.column(adata.obs, key, where=f"mdata[{name!r}].obs", what=what, argument=argument)
+
+
+def _teaching(mdata: Any, name: str, split_key: str, names: np.ndarray) -> np.ndarray:
+    """Those of the names whose cells are said to be for training."""
+    values = _column_of(mdata, name, split_key, "the column that says which cells teach", "split_key").reindex(names)
+    said = values.astype(str).str.lower()
+    teach = said.isin(("train", "true")).to_numpy()
+    if not teach.any() or teach.all():
+        msg = (
+            f"{split_key!r} should say True or 'train' for cells that teach and anything else for those that are "
+            f"asked, but holds {listed(sorted(said.unique()))}."
+        )
+        raise InputError(msg)
+    return names[teach]
 
 
 def _from_matrix(
@@ -271,19 +382,21 @@ def _from_matrix(
     *,
     genes: np.ndarray | None = None,
     only: np.ndarray | None = None,
+    learn: np.ndarray | None = None,
     role: str = "cells",
     name: str = "",
 ) -> Cells:
     """Cells with expression: checked, without the empty ones, after the recipe.
 
-    `prep` is applied if given, else `steps` are fitted to the columns `genes` of the rows `only`.
+    `prep` is applied if given, else `steps` are fitted to the columns `genes` of the rows `only`; of these to the
+    rows `learn`, if given.
     """
     owner = {"ref": "ref.", "cells": ""}[role] if not name else f"mdata[{name!r}]."
     _checks.unique_names(adata.var_names, f"{owner}var")
     matrix, where = _matrix(adata, layer, owner, "ref_layer" if role == "ref" else "layer")
     counts: Rows = OnDisk(matrix) if is_on_disk(matrix) else canonical(matrix)
     profiles = role == "ref" and only is None  # one row per type: means, not counts
-    kind, depth = scan(counts, adata, where, model, profiles=profiles)
+    kind, depth = scan(counts, adata, where, model, profiles=profiles, proteins=given.get("modality") == "prot")
     rows = np.flatnonzero(depth > 0 if only is None else (depth > 0) & only)
     if len(rows) == 0:
         msg = f"All {adata.n_obs} cells of `{where}` are empty; pass the layer that holds the counts as `layer=`."
@@ -298,9 +411,10 @@ def _from_matrix(
     _check_n_clusters(model, len(rows))
     if prep is None:
         steps = steps if recipe == "default" else Recipe()
-        kept = _subset(counts, rows, genes)
+        taught = rows if learn is None else rows[learn[rows]]
+        kept = _subset(counts, taught, genes)
         names = adata.var_names if genes is None else adata.var_names[genes]
-        prep = steps.fit(kept, depth[rows], names, log_input=kind == "log-normalised")
+        prep = steps.fit(kept, depth[taught], names, log_input=kind == "log-normalised")
         if len(prep.var_names) == 0:
             msg = f"The recipe ({steps}) keeps none of the {len(names)} genes of `{where}`."
             raise InputError(msg)

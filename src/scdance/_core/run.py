@@ -187,7 +187,7 @@ def solve(
             result = {} if cells is None else model.predict(**{task.roles[-1]: cells})
     finally:
         del model.runtime
-    result = {} if cells is None else check_result(task, result, cells)
+    result = {} if cells is None else check_result(task, result, receiving(task, cells))
     if not hasattr(model, "categories_"):
         model.categories_ = _numbers(result)
         if getattr(model, "n_clusters", 0) is None:
@@ -197,13 +197,19 @@ def solve(
     return result, seconds
 
 
+def receiving(task: Task, cells: Cells | Pair) -> Cells | Pair:
+    """The cells that a result is about: those of the source where it goes there."""
+    return cells.source if isinstance(cells, Pair) and task.on == "mdata[source]" else cells
+
+
 def learn(model: Method, roles: dict[str, Any]) -> None:
     """Fit to the roles that the method wants, and keep what its predictions need of them."""
     wanted = model.fit_on or TASKS[model.task].roles
     model.fit(**{role: roles[role] for role in wanted})
     cells = roles[wanted[-1]]
     if isinstance(cells, Pair):
-        model.preps_ = {"source": cells.source.prep, "target": cells.target.prep}
+        model.preps_ = {name: each.prep for name, each in _sets({"pair": cells}).items()}
+        model.modalities_ = [each.extra["input"]["modality"] for each in _sets({"pair": cells}).values()]
     else:
         model.preps_ = {"cells": cells.prep}
         if cells.rep is not None:
@@ -224,7 +230,10 @@ def _sets(roles: dict[str, Any]) -> dict[str, Cells]:
     """Every set of cells of a call by its name, those of a pair by that of the modality's role."""
     sets: dict[str, Cells] = {}
     for role, cells in roles.items():
-        sets |= {"source": cells.source, "target": cells.target} if isinstance(cells, Pair) else {role: cells}
+        if isinstance(cells, Pair):
+            sets |= {"source": cells.source} | ({} if cells.target is None else {"target": cells.target})
+        else:
+            sets[role] = cells
     return sets
 
 
@@ -334,7 +343,14 @@ def record(model: Method, *, preset: str | None, seconds: float, **roles: Any) -
         "stopped": str(getattr(model, "stopped_", "")),
         "seconds": seconds,
         "notes": dict(getattr(model, "notes_", {})),
+        **({"features": _features(model)} if hasattr(model, "features_") else {}),
     }
+
+
+def _features(model: Method) -> dict[str, Any]:
+    """Names of the features of the target, and what is known of each."""
+    prep = model.preps_["target"]
+    return {"names": np.asarray(prep.var_names, dtype=str), "unit": prep.text, **model.features_}
 
 
 def _told(cells: Cells) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from .method import Method
 LOGGED_BELOW = 25  # e^25 counts of one gene in one cell do not occur, so larger values are not logarithms
 
 
-def scan(x: Rows, adata: Any, where: str, model: Method, *, profiles: bool = False) -> tuple[str, np.ndarray]:
+def scan(
+    x: Rows, adata: Any, where: str, model: Method, *, profiles: bool = False, proteins: bool = False
+) -> tuple[str, np.ndarray]:
     """Go once through the matrix: refuse what `model` cannot use, and tell what it holds.
 
     Parameters
@@ -28,6 +30,8 @@ def scan(x: Rows, adata: Any, where: str, model: Method, *, profiles: bool = Fal
         The method, which says whether it needs counts.
     profiles
         The rows are mean profiles of types, so fractions are no wonder.
+    proteins
+        The values are of proteins, which are normalised in ways that leave negative values and no constant sum.
 
     Returns
     -------
@@ -47,7 +51,7 @@ def scan(x: Rows, adata: Any, where: str, model: Method, *, profiles: bool = Fal
             low, high = min(low, float(values.min())), max(high, float(values.max()))
         part = np.abs(values - np.rint(values)) > 1e-6  # what a detour over floats leaves is no fraction
         fractions += int(part.sum())
-        depth[here] = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
+        depth[here] = np.asarray(abs(block).sum(axis=1, dtype=np.float64)).ravel()
         if fractions and high < LOGGED_BELOW:
             linear[here] = np.asarray(block.expm1().sum(axis=1, dtype=np.float64)).ravel()
     if n_bad:
@@ -57,6 +61,9 @@ def scan(x: Rows, adata: Any, where: str, model: Method, *, profiles: bool = Fal
             f"({listed(adata.var_names[first], 3)}). Replace or remove them first."
         )
         raise InputError(msg)
+    if proteins and "counts" not in model.needs and (low < 0 or (fractions and high < LOGGED_BELOW)):
+        logger.info("%s: `%s` is normalised already and is taken as it is", model.name, where)
+        return "log-normalised", depth
     _refuse_range(low, high, adata, where, model)
     if not fractions or profiles:
         return "counts", depth

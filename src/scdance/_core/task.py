@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from scdance.pp import Recipe
 
 FRAMES = ("shares", "frame")  # kinds of slot that have one column per category
 BY_GENE = ("genes", "flags")  # kinds of slot that have one value per gene
@@ -27,11 +29,11 @@ class Slot:
         "matrix", "vector" (in [0, 1]), "genes" (one number per gene), "expression" (one column per modelled gene; the
         slot has all genes of the object).
     on
-        What receives it: "adata", or "mdata" for the MuData as a whole.
+        What receives it: "adata", "mdata" for the MuData as a whole, or "mdata[source]" for one of its modalities.
     empty
-        What a cell without counts gets, for which there is no evidence: a number, or "even" for equal shares.
-        With NaN a method may leave out any cell. What a gene gets that was not modelled; as "expression", with NaN
-        it keeps the values of the input.
+        What a cell without counts gets, for which there is no evidence: a number, "even" for equal shares, or "mean"
+        for that of the other cells. With NaN a method may leave out any cell. What a gene gets that was not modelled;
+        as "expression", with NaN it keeps the values of the input.
     beyond
         A further category that a method may give, with the code after the last.
     """
@@ -56,7 +58,11 @@ class Task:
     data
         Kinds of object that it takes.
     truth
-        Attribute of the object that holds what is known, for scores and the benchmark.
+        Attribute of the object that holds what is known, for scores and the benchmark; "mod" for a modality.
+    suffix
+        What follows the key of a call in the names of its slots and record, with ``{target}`` for that modality.
+    units
+        How the target is normalised, by the kind of modality: the unit of the answers.
     """
 
     name: str
@@ -68,6 +74,27 @@ class Task:
     default: str
     data: tuple[str, ...] = ("AnnData",)
     truth: str = "obs"
+    suffix: str = ""
+    units: dict[str, Recipe] = field(default_factory=dict)
+
+    def place(self, part: str, key: str = "<key>") -> str:
+        """Where a part of a result stands, as a user types it."""
+        slot = self.gives[part]
+        return f"{slot.on}.{slot.where}[{slot.name.format(key=self.run_key(key))!r}]"
+
+    def run_key(self, key: str = "<key>", target: str = "<target>") -> str:
+        """The key of a run, with what follows that of the call."""
+        return key + self.suffix.format(target=target)
+
+    @property
+    def owner(self) -> str:
+        """What the run record stands in."""
+        return self.on if self.suffix else "mdata" if self.data == ("MuData",) else "adata"
+
+    @property
+    def on(self) -> str:
+        """What receives the results."""
+        return next(iter(self.gives.values())).on
 
     @property
     def gives_expression(self) -> bool:
@@ -312,6 +339,42 @@ IMPUTE = Task(
     truth="layers",
 )
 
+PREDICT_MODALITY = Task(
+    "predict_modality",
+    text="Predict one modality of cells from another that was measured, learnt from cells that have both.",
+    roles=("pair",),
+    gives={
+        "prediction": Slot(
+            "obsm",
+            "{key}",
+            "predicted target in its unit, (n_obs, n_features) float32, the names of the features standing in the "
+            "run record; a cell without counts has the mean of the others",
+            "matrix",
+            on="mdata[source]",
+            empty="mean",
+        ),
+        "sd": Slot(
+            "obsm",
+            "{key}_sd",
+            "standard deviation of the answers of an ensemble, (n_obs, n_features) float32",
+            "matrix",
+            on="mdata[source]",
+            empty="mean",
+        ),
+    },
+    optional=("sd",),
+    metrics=("skill", "modality_rmse", "modality_mae", "modality_pearson"),
+    default="mean",
+    data=("MuData",),
+    truth="mod",
+    suffix="_{target}",
+    units={
+        "rna": Recipe(normalize_total={"target": 1e4}, log1p={}),
+        "prot": Recipe(clr={}),
+        "atac": Recipe(binarize={}),
+    },
+)
+
 TASKS: dict[str, Task] = {
-    task.name: task for task in (IMPUTE, ANNOTATE, CLUSTER, SPATIAL_DOMAIN, DECONVOLVE, JOINT_EMBED)
+    task.name: task for task in (IMPUTE, ANNOTATE, CLUSTER, SPATIAL_DOMAIN, DECONVOLVE, JOINT_EMBED, PREDICT_MODALITY)
 }

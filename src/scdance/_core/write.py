@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from scdance._checks import InputError, listed, warn
+from scdance._checks import InputError, MissingKeyError, listed, warn
 from scdance.graph import fuzzy, knn
 
 from .cells import Cells, Pair
 from .expression import in_layer
+from .objects import check_kind, kind_of
 from .task import BY_GENE, FRAMES, Slot, Task
 
 ROOT = "scdance"  # key of `uns` that holds the run records
@@ -43,6 +44,27 @@ def record_of(adata: Any, task: Task, key: str) -> dict[str, Any]:
     return found if hasattr(found, "get") else {}
 
 
+def run_of(data: Any, task: Task, key: str) -> tuple[Any, str]:
+    """The object that holds a run of this key, and its whole key: a modality where the task writes into one."""
+    if not task.suffix or kind_of(data) == "AnnData":
+        return data, key
+    check_kind(data, ("MuData",))
+    runs = [
+        (name, run, record)
+        for name, each in data.mod.items()
+        for run, record in each.uns.get(ROOT, {}).get(task.name, {}).items()
+    ]
+    found = [(name, run) for name, run, _ in runs if run == key] or [
+        (name, run) for name, run, told in runs if run == f"{key}{task.suffix.format(target=told.get('target'))}"
+    ]
+    if len(found) == 1:
+        return data.mod[found[0][0]], found[0][1]
+    there = listed([run for _, run, _ in runs])
+    what = f"{len(found)} runs" if found else "no run"
+    msg = f"The MuData has {what} {key!r} of {task.name!r}; there are: {there}. Pass the whole name of one as `key=`."
+    raise MissingKeyError(msg)
+
+
 def _claimed(adata: Any, task: Task, key: str) -> list[tuple[str, str]]:
     """Attribute and name of the slots that the last run of this task and key wrote."""
     slots = (str(slot).split("/", 1) for slot in record_of(adata, task, key).get("slots", []))
@@ -54,10 +76,24 @@ def neighbor_slots(key: str) -> list[tuple[str, str]]:
     return [("obsp", f"{key}_distances"), ("obsp", f"{key}_connectivities"), ("uns", key)]
 
 
-def check_slots(adata: Any, task: Task, key_added: str | None, method: str, *, neighbors: bool = False) -> str:
-    """Return the key of the results; stop if a slot of it is taken by something that is not this task's own."""
-    key = check_key(method if key_added is None else key_added)
-    if adata.is_view and not hasattr(adata, "_init_as_actual"):
+def check_slots(
+    adata: Any,
+    task: Task,
+    key_added: str | None,
+    method: str,
+    *,
+    suffix: str = "",
+    whole: Any = None,
+    neighbors: bool = False,
+) -> str:
+    """Return the key of the results; stop if a slot of it is taken by something that is not this task's own.
+
+    `adata` is the object or, with a `suffix` behind the key, the modality of the object `whole` that receives them.
+    """
+    base = method if key_added is None else key_added
+    key = check_key(base) + suffix
+    whole = adata if whole is None else whole
+    if whole.is_view and not hasattr(whole, "_init_as_actual"):
         msg = "A view of a MuData takes no results. Copy it first: `mdata = mdata.copy()`."
         raise InputError(msg)
     if adata.is_view and adata.isbacked:
@@ -80,7 +116,7 @@ def check_slots(adata: Any, task: Task, key_added: str | None, method: str, *, n
         if name in getattr(adata, where) and (where, name) not in own:
             msg = (
                 f"`adata.{where}[{name!r}]` exists and was not written by scdance's {task.name!r}, so it is left "
-                f"alone. Pass another name: `key_added={f'{key}_{task.name}'!r}`."
+                f"alone. Pass another name: `key_added={f'{base}_{task.name}'!r}`."
             )
             raise InputError(msg)
     return key
@@ -187,8 +223,11 @@ def _stored(slot: Slot, value: Any, names: list[str], columns: list[str], cells:
         codes[cells.rows] = which.ravel()
         return pd.Categorical.from_codes(codes, categories=pd.Index(texts))
     value = np.asarray(value, dtype=np.float32)
-    empty = 1 / value.shape[1] if slot.empty == "even" else slot.empty
-    out = np.full((n, *value.shape[1:]), empty, dtype=np.float32)
+    empty: Any = (
+        1 / value.shape[1] if slot.empty == "even" else value.mean(axis=0) if slot.empty == "mean" else slot.empty
+    )
+    out = np.empty((n, *value.shape[1:]), dtype=np.float32)
+    out[:] = empty
     out[cells.rows] = value
     return pd.DataFrame(out, index=obs_names, columns=columns) if slot.kind in FRAMES else out
 

@@ -100,12 +100,15 @@ def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
     placed = any("coords" in metric.needs for metric in wanted)
     picker = _Picker(problem.truth, wanted, apart(problem.data, **in_space) if placed else None)
     if control:
-        for where, name, value in CONTROLS[job["method"]](task, problem.truth, job["seed"]):
-            getattr(problem.data, where)[name] = value
+        holder = problem.data.mod[problem.arguments["source"]] if task.truth == "mod" else problem.data
+        for where, name, value in CONTROLS[job["method"]](task, problem, job["seed"]):
+            getattr(holder, where)[name] = value
     else:
         row = _solve(problem, job, picker)
-    getattr(problem.data, task.truth)["truth"] = problem.truth
-    table = metrics.score(problem.data, task.name, key=KEY, truth="truth", **in_space)
+    truth: Any = problem.truth
+    if task.truth != "mod":
+        getattr(problem.data, task.truth)["truth"], truth = problem.truth, "truth"
+    table = metrics.score(problem.data, task.name, key=KEY, truth=truth, **in_space)
     scores = {name: float(table[name].item()) for name in task.metrics}
     row |= scores | picker.row(scores)
     row["n_clusters"] = int(problem.data.obs[KEY].nunique()) if "labels" in task.gives else ""
@@ -132,7 +135,8 @@ def _solve(problem: Any, job: dict[str, Any], picker: _Picker) -> dict[str, Any]
     from scdance._core.task import TASKS
     from scdance._core.write import record_of
 
-    picks = job["pick"] and TASKS[job["task"]].truth != "layers"  # what is hidden is in no order of cells to look at
+    # what is hidden or asked is in no order of cells to look at
+    picks = job["pick"] and TASKS[job["task"]].truth in ("obs", "obsm")
     held = resident_mb()
     cpu, wall = time.process_time(), time.perf_counter()
     with run.watched(picker) if picks else nullcontext():
@@ -144,7 +148,7 @@ def _solve(problem: Any, job: dict[str, Any], picker: _Picker) -> dict[str, Any]
             progress=False,
             **{**problem.arguments, **job["knobs"]},
         )
-    record = record_of(problem.data, TASKS[job["task"]], KEY)
+    record = record_of(*_where(problem.data, TASKS[job["task"]]))
     return {
         "seconds": time.perf_counter() - wall - picker.wall,
         "cpu_seconds": time.process_time() - cpu - picker.cpu,
@@ -152,6 +156,14 @@ def _solve(problem: Any, job: dict[str, Any], picker: _Picker) -> dict[str, Any]
         "epochs": record["epochs"],
         "stopped": record["stopped"],
     }
+
+
+def _where(data: Any, task: Any) -> tuple[Any, Any, str]:
+    """Where the record of the run stands: object, task and key."""
+    from scdance._core.write import run_of
+
+    holder, key = run_of(data, task, KEY)
+    return holder, task, key
 
 
 def versions(own: str) -> str:

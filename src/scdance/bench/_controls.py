@@ -7,25 +7,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from scdance._core.answers import in_units
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from scdance._core.task import Task
+    from scdance.datasets import Problem
 
 Slots = list[tuple[str, str, Any]]
 KEY = "result"  # the name under which a result stands
 
 
-def shuffled_truth(task: Task, truth: Any, seed: int) -> Slots:
+def shuffled_truth(task: Task, problem: Problem, seed: int) -> Slots:
     """The truth in random order: what a result that knows nothing but the sizes of the types scores."""
+    truth = problem.truth
     order = np.random.default_rng(seed).permutation(truth.shape[0])
+    if task.truth == "mod":
+        return _as_answers(task, problem, order)
     if sp.issparse(truth):
         return _as_counts(task, truth[order])
     return _as_result(task, truth.iloc[order].set_axis(truth.index, axis=0))
 
 
-def the_truth(task: Task, truth: Any, seed: int) -> Slots:
+def the_truth(task: Task, problem: Problem, seed: int) -> Slots:
     """The truth itself: if it does not score the best value, the metric is broken."""
+    truth = problem.truth
+    if task.truth == "mod":
+        return _as_answers(task, problem, np.arange(truth.shape[0]))
     if sp.issparse(truth):
         return _as_counts(task, truth)
     return _as_result(task, truth)
@@ -36,6 +45,21 @@ def _as_counts(task: Task, counts: sp.csr_matrix) -> Slots:
     slot = task.gives["expression"]
     told = {task.name: {KEY: {"params": {"output": "counts"}, "input": {"layer": "X"}}}}
     return [(slot.where, slot.name.format(key=KEY), counts), ("uns", "scdance", told)]
+
+
+def _as_answers(task: Task, problem: Problem, order: np.ndarray) -> Slots:
+    """The target of the cells that are asked, in this order, as the answers of a run; nothing of those that teach."""
+    mdata, truth = problem.data, problem.truth
+    source, target = problem.arguments["source"], problem.arguments["target"]
+    values, known = in_units(truth, task, target), in_units(mdata.mod[target], task, target)
+    rows = mdata.mod[source].obs_names.get_indexer(truth.obs_names)
+    answers = np.zeros((mdata.mod[source].n_obs, truth.n_vars), dtype=np.float32)
+    answers[rows] = values[order].toarray()
+    mean = np.asarray(known.mean(axis=0)).ravel()
+    features = {"names": np.asarray(truth.var_names, dtype=str), "unit": "that of the task", "mean": mean}
+    key = f"{KEY}{task.suffix.format(target=target)}"
+    told = {task.name: {key: {"target": target, "features": features}}}
+    return [("obsm", task.gives["prediction"].name.format(key=key), answers), ("uns", "scdance", told)]
 
 
 def _as_result(task: Task, truth: pd.Series | pd.DataFrame) -> Slots:

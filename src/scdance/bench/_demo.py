@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdance._checks import MissingPackageError
-from scdance._core.task import ANNOTATE, CLUSTER, DECONVOLVE, IMPUTE, JOINT_EMBED, SPATIAL_DOMAIN, TASKS, Task
+from scdance._core.task import (
+    ANNOTATE,
+    CLUSTER,
+    DECONVOLVE,
+    IMPUTE,
+    JOINT_EMBED,
+    PREDICT_MODALITY,
+    SPATIAL_DOMAIN,
+    TASKS,
+    Task,
+)
 from scdance._settings import logger
 
 if TYPE_CHECKING:
@@ -27,6 +37,7 @@ PANEL = (3.6, 3.3)  # inches of a picture
 SCORES_HEIGHT, BAR_HEIGHT = 0.9, 0.27  # inches of the scores without bars, and of a bar
 MOST_TYPES, GREY = 10, "0.85"  # in colour, on a map of cells of many types; the shade of the others
 MOST_METHODS = 3  # beside the floors, so that the demo stays at a minute
+_APART = ", truth=given.truth"  # a truth that is no part of the object
 NO_BENCHMARK = "A demo's scores are no benchmark: a few hundred cells, one seed, nothing tuned."
 
 
@@ -56,7 +67,7 @@ class Part:
     how: str
     code: str
     given: Callable[[], tuple[Any, dict[str, Any]]]
-    truth: str | None
+    truth: Any
     draw: Callable[[Any, Any, Task, pd.DataFrame], Figure]
     known: dict[str, Any] = field(default_factory=dict)
 
@@ -152,9 +163,10 @@ def _row(task: Task, part: Part, data: Any, name: str, arguments: dict[str, Any]
 
 def _parts() -> dict[str, Part]:
     """What each task is shown on; a task without a data set is not in the demo."""
-    from scdance.datasets import info
+    from scdance.datasets import info, problem
 
     blood, lines, marrow = "pbmc_demo", "lung_lines_demo", "cite_demo"
+    asked = "cite_demo_rna_adt"
     return {
         CLUSTER.name: Part(
             dataset=blood,
@@ -205,6 +217,14 @@ def _parts() -> dict[str, Part]:
             truth=info(marrow)["labels_key"],
             draw=_draw_spaces,
         ),
+        PREDICT_MODALITY.name: Part(
+            dataset=asked,
+            how="The proteins of the second donor are taken away, and foretold from genes; the first donor has both.",
+            code=f'given = sd.datasets.problem("predict_modality", "{asked}")\nmdata = given.data',
+            given=lambda: _asked(asked),
+            truth=problem(PREDICT_MODALITY.name, asked).truth,
+            draw=_draw_skill,
+        ),
         IMPUTE.name: Part(
             dataset=blood,
             how="A tenth of the counted molecules is hidden first, and foretold from the others.",
@@ -246,6 +266,14 @@ def _layers() -> tuple[AnnData, dict[str, Any]]:
     given = problem(SPATIAL_DOMAIN.name, "lung_layers")
     given.data.obs["main_line"] = given.truth
     return given.data, {}
+
+
+def _asked(name: str) -> tuple[Any, dict[str, Any]]:
+    """Cells of which some lack the target."""
+    from scdance.datasets import problem
+
+    given = problem(PREDICT_MODALITY.name, name)
+    return given.data, given.arguments
 
 
 def _spots(name: str) -> tuple[AnnData, dict[str, Any]]:
@@ -305,7 +333,7 @@ def _what_was_run(data: Any, table: pd.DataFrame) -> pd.DataFrame:
 
     from scdance._report import runs_of, told
 
-    facts = {run.key: told(run) for run in runs_of(data)}
+    facts = {run.called: told(run) for run in runs_of(data)}
     frame = pd.DataFrame.from_dict({name: facts[name] for name in table.index}, orient="index").fillna("–")
     frame["method"] = [text.partition(": ")[2] for text in frame["method"]]
     return frame.drop(columns=["seconds", "scdance"]).rename(columns={"method": "what it is"}).rename_axis("method")
@@ -316,11 +344,11 @@ def _code(task: Task, part: Part, data: Any, table: pd.DataFrame) -> str:
     from scdance._report import NAMES, call_of, runs_of
     from scdance.datasets import info
 
-    runs = {run.key: run for run in runs_of(data)}
+    runs = {run.called: run for run in runs_of(data)}
     name = NAMES[kind_of(data)]
     lines = ["import scdance as sd", "", part.code]
     for key in table.index:
-        truth = f', truth="{part.truth}"' if part.truth else ""
+        truth = "" if part.truth is None else f', truth="{part.truth}"' if isinstance(part.truth, str) else _APART
         score = f'sd.metrics.score({name}, "{task.name}", key="{key}"{truth})'
         lines += ["", call_of(runs[key], info(part.dataset)["labels_key"]), score]
     return "\n".join(lines)
@@ -458,6 +486,20 @@ def _draw_held_out(adata: AnnData, truth: None, task: Task, table: pd.DataFrame)
     widest = max((ax.get_xlim() for ax in panels), key=lambda limits: limits[1])
     for ax in panels:
         ax.set(xlim=widest, ylim=widest)
+    return figure
+
+
+def _draw_skill(mdata: Any, truth: Any, task: Task, table: pd.DataFrame) -> Figure:
+    """The skill of each method for each protein."""
+    from scdance import pl
+
+    figure, panels = _panels(task, table, len(table))
+    for ax, key in zip(panels, table.index, strict=True):
+        pl.modality_skill(mdata, key, truth, ax=ax)
+        ax.set_title(_title(table, key))
+    lowest = min(ax.get_ylim()[0] for ax in panels)
+    for ax in panels:
+        ax.set_ylim(max(lowest, -1), 1)
     return figure
 
 

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from scdance._checks import one_of
 from scdance._core.task import TASKS
+from scdance._settings import unpulled
 from scdance.pp import Recipe, canonical, mask
 
 from ._load import _loaded, info, load, names
@@ -19,6 +20,7 @@ from ._visium import simulate_visium
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from mudata import MuData
 
 
 @dataclass
@@ -30,17 +32,29 @@ class Problem:
     data
         The object that the tool of the task takes, without labels and without the origin of the data.
     truth
-        What is known of each row: a Series of labels, a DataFrame of shares, or CSR counts of which some are hidden.
+        What is known of each row: a Series of labels, a DataFrame of shares, CSR counts of which some are hidden, or
+        an AnnData with the target of the cells that are asked.
     arguments
         Further arguments of the tool, such as ``ref`` and ``labels_key``.
+    labels
+        Types of the cells that teach, for methods that learn from them, where the truth is something else.
     """
 
     data: Any
-    truth: pd.Series | pd.DataFrame | sp.csr_matrix
+    truth: pd.Series | pd.DataFrame | sp.csr_matrix | AnnData
     arguments: dict[str, Any] = field(default_factory=dict)
+    labels: pd.Series | None = None
 
     def partly_labelled(self, share: float, random_state: int) -> Problem:
-        """The same with the labels of a `share` of the rows given, in ``obs["known"]``, and the truth of the others."""
+        """The same with the labels of a `share` of the rows given, in ``obs["known"]``, and the truth of the others.
+
+        Where the truth is no label, those of all cells that teach are given.
+        """
+        if self.labels is not None:
+            data = _copied(self.data)
+            source = data.mod[self.arguments["source"]]
+            source.obs["known"] = self.labels.reindex(source.obs_names)
+            return Problem(data, self.truth, {**self.arguments, "labels_key": "known"})
         given = np.random.default_rng(random_state).random(len(self.truth)) < share
         data = self.data.copy()
         data.obs["known"] = self.truth.where(given)
@@ -96,6 +110,8 @@ def problem(task: str, name: str, random_state: int = 0) -> Problem:
         return _hidden(data, entry["hidden"], random_state)
     if "mixed" in entry:
         return _mixed_regions(data, entry["mixed"])
+    if "asked" in entry:
+        return _asked(data, entry["asked"], entry["labels_key"], random_state)
     truth = data.obs[entry["labels_key"]].copy()
     given = {"library_key": entry["library_key"]} if "library_key" in entry else {}
     for each in (data, *getattr(data, "mod", {}).values()):
@@ -135,6 +151,49 @@ def _mixed_regions(data: AnnData, how: dict[str, Any]) -> Problem:
     ref = regions(known)
     ref.obs["cell_type"] = truth.columns.to_numpy()[pure[known].argmax(axis=1)].astype(str)
     return Problem(regions(rows), truth[rows], {"ref": ref, "labels_key": "cell_type"})
+
+
+def _asked(data: MuData, how: dict[str, Any], labels_key: str, random_state: int) -> Problem:
+    """Two modalities, the target of the cells that teach only; and the target of the others."""
+    rng = np.random.default_rng([random_state, 5])
+    source, target = data.mod[how["source"]], data.mod[how["target"]]
+    if "share" in how:
+        asked = rng.permutation(source.n_obs) < round(how["share"] * source.n_obs)
+    elif "batches" in how:
+        batches = sorted(source.obs["batch"].astype(str).unique())
+        asked = source.obs["batch"].astype(str).isin(rng.permutation(batches)[: how["batches"]]).to_numpy()
+    else:
+        asked = ~source.obs[how["teach"]].to_numpy(dtype=bool)
+    if "n_features" in how:  # as many as the competition asked for, whatever the seed
+        open_ = np.flatnonzero(np.asarray((target.X > 0).sum(axis=0)).ravel())
+        target = target[:, np.sort(np.random.default_rng(0).permutation(open_)[: how["n_features"]])]
+    kept = [name for name in ("batch",) if name in source.obs]
+    labels = source.obs[labels_key][~asked]
+    return Problem(
+        _joined({how["source"]: _without(source, kept), how["target"]: _without(target[~asked], kept)}),
+        _without(target[asked], []),
+        {"source": how["source"], "target": how["target"], **({"batch_key": "batch"} if kept else {})},
+        labels,
+    )
+
+
+def _without(data: AnnData, columns: list[str]) -> AnnData:
+    """Counts, names and these columns of `obs` only."""
+    import anndata as ad
+
+    return ad.AnnData(data.X.copy(), obs=data.obs[columns].copy(), var=data.var[[]].copy())
+
+
+def _joined(modalities: dict[str, AnnData]) -> MuData:
+    import mudata
+
+    with unpulled():
+        return mudata.MuData(modalities)
+
+
+def _copied(data: Any) -> Any:
+    with unpulled():
+        return data.copy()
 
 
 def _split(data: AnnData, how: dict[str, Any], random_state: int) -> tuple[AnnData, AnnData]:

@@ -32,6 +32,11 @@ from ._metric import get as get
 from ._metric import metric as metric
 from ._metric import names as names
 from ._metric import table as table
+from ._modality import modality_mae as modality_mae
+from ._modality import modality_pearson as modality_pearson
+from ._modality import modality_rmse as modality_rmse
+from ._modality import skill as skill
+from ._modality import skill_of_features as skill_of_features
 from ._proportions import auprc as auprc
 from ._proportions import jsd as jsd
 from ._proportions import pearson as pearson

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from scdance._checks import InputError, MissingKeyError, listed, nearest, one_of
+from scdance._core.answers import compared
 from scdance._core.counts import COMPARED, hidden
 from scdance._core.objects import apart
 from scdance._core.task import TASKS, Task
@@ -23,7 +24,7 @@ def score(
     task: str,
     *,
     key: str,
-    truth: str | None = None,
+    truth: str | AnnData | MuData | None = None,
     metrics: Sequence[str] | None = None,
     spatial_key: str = "spatial",
     library_key: str | None = None,
@@ -43,8 +44,9 @@ def score(
         The ``key_added`` of the run, or the name of its method.
     truth
         What is known: a column of ``obs``, for shares of types a key of ``obsm``, for expression a layer with all
-        counts (None: those from which :func:`scdance.tl.hold_out` made the layer that the method saw). Cells where it
-        is NaN or "" are left out. Needed by all metrics but those that compare parts of the result with each other.
+        counts (None: those from which :func:`scdance.tl.hold_out` made the layer that the method saw), for a predicted
+        modality an AnnData with what was measured of cells that did not teach. Cells where it is NaN or "" are left
+        out. Needed by all metrics but those that compare parts of the result with each other.
     metrics
         Names of metrics; None: those of the task.
     spatial_key
@@ -76,6 +78,8 @@ def score(
     declared = TASKS[one_of(task, TASKS, "task")]
     wanted = [get(name) for name in (declared.metrics if metrics is None else metrics)]
     given: dict[str, Any] = {}
+    if declared.truth == "mod":
+        given = compared(adata, declared, key, truth)
     if declared.truth == "layers":
         given = hidden(adata, declared, key, truth, needs={need for metric in wanted for need in metric.needs})
         if not given and any(set(metric.needs) & set(COMPARED) for metric in wanted):

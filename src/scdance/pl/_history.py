@@ -6,7 +6,7 @@ import numpy as np
 
 from scdance._checks import InputError, MissingKeyError, listed, one_of
 from scdance._core.task import TASKS
-from scdance._core.write import record_of
+from scdance._core.write import record_of, run_of
 
 from ._shared import single
 
@@ -55,7 +55,8 @@ def history(adata: AnnData, task: str, key: str, *, ax: Axes | None = None) -> A
     >>> ax = sd.pl.history(adata, "cluster", "graphsc")
     """
     declared = TASKS[one_of(task, TASKS, "task")]
-    record = record_of(adata, declared, key)
+    holder, whole = run_of(adata, declared, key)
+    record = record_of(holder, declared, whole)
     if not record:
         runs = adata.uns.get("scdance", {}).get(task, {})
         msg = f"No run {key!r} of task {task!r} in `adata.uns`; it has {listed(runs)}."

@@ -114,6 +114,19 @@ class log1p:
         return block.with_data(np.log1p(block.x.data))
 
 
+@_step()
+class binarize:
+    """1 where there is any count, 0 elsewhere."""
+
+    @staticmethod
+    def fit(stream: Stream) -> State:
+        return {}
+
+    @staticmethod
+    def apply(block: _Block, state: State) -> _Block:
+        return block.with_data((block.x.data > 0).astype(np.float32))
+
+
 @_step(whole_row=True)
 class row_share:
     """Divide each cell by its sum, so that it adds up to 1."""

@@ -40,7 +40,7 @@ def writes_what_the_task_gives(trial: Trial) -> Iterator[str]:
     missing = [part for part in trial.task.gives if part not in {*trial.results(run.after), *trial.task.optional}]
     if missing:
         yield f"the object lacks {', '.join(missing)}"
-    record = record_of(run.after, trial.task, trial.key)
+    record = record_of(trial.toys.holder(run.after), trial.task, trial.run_key)
     if lacking := [name for name in RECORD if name not in record]:
         yield f"the run record lacks {', '.join(lacking)}"
     if touched := [name for name in _foreign(trial, run.touched) if not is_matrix(name)]:
@@ -49,8 +49,9 @@ def writes_what_the_task_gives(trial: Trial) -> Iterator[str]:
 
 def _foreign(trial: Trial, names: list[str]) -> list[str]:
     """Those of the parts of an object that are not results of the method."""
-    own = {f"{where}/{name}" for where, name in slots_of(trial.task, trial.key).values()}
-    ours = f"uns/scdance/{trial.task.name}/{trial.key}/"
+    under = trial.toys.under
+    own = {f"{under}{where}/{name}" for where, name in slots_of(trial.task, trial.run_key).values()}
+    ours = f"{under}uns/scdance/{trial.task.name}/{trial.run_key}/"
     return [name for name in names if name not in own and not name.startswith(ours)]
 
 
@@ -65,8 +66,8 @@ def leaves_the_matrices(trial: Trial) -> Iterator[str]:
 @check
 def types_and_shapes(trial: Trial) -> Iterator[str]:
     """Each part has the type, the shape, the names and the index that its kind of slot promises."""
-    data = trial.shared.after
-    result = trial.results(data)
+    data = trial.toys.holder(trial.shared.after)
+    result = trial.results(trial.shared.after)
     categories = trial.toys.categories
     groups = result.get("labels", result.get("clusters"))
     if categories is None and hasattr(groups, "cat"):

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from scdance._core.task import ANNOTATE, CLUSTER, DECONVOLVE, IMPUTE, JOINT_EMBED, SPATIAL_DOMAIN, TASKS
+from scdance._core.task import (
+    ANNOTATE,
+    CLUSTER,
+    DECONVOLVE,
+    IMPUTE,
+    JOINT_EMBED,
+    PREDICT_MODALITY,
+    SPATIAL_DOMAIN,
+    TASKS,
+)
 from scdance.datasets import toy_clusters, toy_domains, toy_mixtures, toy_pairs
 
 from ._objects import taken
@@ -106,8 +115,14 @@ class Toys:
         """`n_obs` cells of 200 genes, and what a fit is given with them."""
         return _clusters(n_obs, LARGE_VARS, depth=LARGE_DEPTH), {}
 
+    suffix = under = ""  # of the key under which results stand; of the names of what holds them
+
     def table(self, data: Any) -> AnnData:
         """The AnnData of an object that holds the expression."""
+        return data
+
+    def holder(self, data: Any) -> Any:
+        """What holds the results of an object."""
         return data
 
     @property
@@ -303,6 +318,26 @@ class Pairs(Toys):
         yield Refusal("with one modality", single, {}, ValueError, ("rna",))
 
 
+class Asked(Pairs):
+    """Two modalities, of which one is asked for; batches of the source."""
+
+    suffix, under = "_prot", "mod/rna/"
+
+    @cached_property
+    def _all(self) -> Any:
+        mdata = _pairs(N_OBS + N_NEW + N_GROUPS, N_VARS)  # a few are left over: those without RNA are nobody's
+        mdata = taken(mdata, mdata.obsm["rna"].astype(bool))
+        order = np.random.default_rng(1).permutation(mdata.n_obs)[: N_OBS + N_NEW]
+        return taken(mdata, order)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"source": "rna", "target": "prot"}
+
+    def holder(self, data: Any) -> Any:
+        return data.mod["rna"]
+
+
 TOYS: dict[str, type[Toys]] = {
     ANNOTATE.name: Annotation,
     CLUSTER.name: Toys,
@@ -310,6 +345,7 @@ TOYS: dict[str, type[Toys]] = {
     SPATIAL_DOMAIN.name: Tissue,
     DECONVOLVE.name: Mixtures,
     JOINT_EMBED.name: Pairs,
+    PREDICT_MODALITY.name: Asked,
 }
 
 

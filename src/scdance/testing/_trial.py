@@ -202,8 +202,13 @@ class Trial:
 
     def results(self, data: Any) -> dict[str, Any]:
         """The parts of the result that stand in the object."""
-        slots = slots_of(self.task, self.key).items()
-        return {part: getattr(data, where)[name] for part, (where, name) in slots if name in getattr(data, where)}
+        holder, slots = self.toys.holder(data), slots_of(self.task, self.run_key).items()
+        return {part: getattr(holder, where)[name] for part, (where, name) in slots if name in getattr(holder, where)}
+
+    @property
+    def run_key(self) -> str:
+        """The key under which results and record stand."""
+        return f"{self.key}{self.toys.suffix}"
 
     @property
     def exactly(self) -> float:
@@ -244,7 +249,8 @@ def _watching(cls: type[Method], watch: _Watch) -> Iterator[None]:
 
     def watched(value: Any) -> Any:
         if isinstance(value, Pair):
-            return replace(value, source=watched(value.source), target=watched(value.target))
+            target = value.target if value.target is None else watched(value.target)
+            return replace(value, source=watched(value.source), target=target)
         same = {field.name: getattr(value, field.name) for field in fields(Cells)} if isinstance(value, Cells) else None
         return value if same is None else Watched(**same)
 

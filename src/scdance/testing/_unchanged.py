@@ -46,7 +46,9 @@ def repeats_without_labels(trial: Trial) -> Iterator[str]:
         yield f"the second fit raised {type(other.error).__name__}: {other.error}"
         return
     wrong = unlike(trial.results(one.after), trial.results(other.after), trial.exactly)
-    records = [flat("record", record_of(run.after, trial.task, trial.key)) for run in (one, other)]
+    records = [
+        flat("record", record_of(trial.toys.holder(run.after), trial.task, trial.run_key)) for run in (one, other)
+    ]
     wrong += [name for name in unlike(*records, trial.exactly) if name != "record/seconds"]
     if wrong:
         yield (

@@ -35,9 +35,18 @@ INPUTS = {
     "image": "image_key",
     "labels": "labels_key",
     "pairs": "must_link",
+    "prior": "prior",
     "ref.labels": "labels_key",
 }
-ONLY_WHEN_NAMED = ("batch", "rep", "graph", "labels", "pairs", "slice")  # read if, and only if, the argument is given
+ONLY_WHEN_NAMED = (
+    "batch",
+    "rep",
+    "graph",
+    "labels",
+    "pairs",
+    "prior",
+    "slice",
+)  # read if, and only if, the argument is given
 SECTIONS = ("When to use", "When not", "Differs from the paper")
 
 

@@ -77,10 +77,6 @@ class TorchMethod(Method):
             finally:
                 torch.set_num_threads(threads)
 
-    def rng(self, stage: str) -> np.random.Generator:
-        """A generator of this method's seed for one purpose."""
-        return np.random.default_rng([self.random_state, *stage.encode()])
-
     def learn(self, step: Any, net: nn.Module, how: Train, *, stage: str = "training", **knobs: Any) -> Log:
         """Run :func:`loop` and keep its history under the name of the stage."""
         log = loop(step, net, how, stage=stage, runtime=self.runtime, **knobs)

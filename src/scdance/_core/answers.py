@@ -1,0 +1,74 @@
+"""What a predicted modality is compared with: the cells and features that both have, in one unit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scdance._checks import InputError, WrongTypeError, listed
+from scdance.pp import Recipe, canonical
+
+from .method import Method
+from .objects import kind_of, kind_of_modality, modality
+from .read import _matrix
+from .scan import scan
+from .task import Task
+from .write import record_of, run_of, slots_of
+
+
+def in_units(adata: Any, task: Task, name: str, layer: str | None = None) -> sp.csr_matrix:
+    """A modality in the unit of the answers, (n_obs, n_vars) CSR; values that are normalised stay as they are."""
+    matrix, where = _matrix(adata, layer, f"mdata[{name!r}].", "layer")
+    counts = canonical(matrix)
+    asks = type("the score", (Method,), {"needs": ("lognorm",)})()
+    kind = kind_of_modality(name)
+    found, depth = scan(counts, adata, where, asks, proteins=kind == "prot")
+    rows = np.arange(adata.n_obs)
+    names = np.asarray(adata.var_names, dtype=str)
+    fitted = task.units.get(kind, Recipe()).fit(counts, depth, names, log_input=found == "log-normalised")
+    values, _ = fitted.apply(counts, rows, depth, np.arange(adata.n_vars))
+    return canonical(values[rows])
+
+
+def compared(mdata: Any, task: Task, key: str, truth: Any) -> dict[str, Any]:
+    """Truth and answers of the cells and features that both have, and what is known of each feature.
+
+    `truth` is an AnnData of the target, a MuData that has it, or the name of a modality of `mdata`.
+    """
+    holder, whole = run_of(mdata, task, key)
+    told = record_of(holder, task, whole)
+    target = str(told["target"])
+    if isinstance(truth, str):
+        truth = mdata.mod[modality(mdata, truth, "truth")]
+    elif kind_of(truth) == "MuData":
+        truth = truth.mod[modality(truth, target, "truth")]
+    if kind_of(truth) != "AnnData":
+        msg = (
+            f"What was measured of {target!r} is the truth: pass `truth=` as an AnnData of cells that were asked and "
+            f"did not teach, a MuData with it, or the name of a modality; found {type(truth).__name__}."
+        )
+        raise WrongTypeError(msg)
+    answered, features = np.asarray(holder.obs_names, dtype=str), np.asarray(told["features"]["names"], dtype=str)
+    _, rows, true_rows = np.intersect1d(answered, truth.obs_names.to_numpy(dtype=str), return_indices=True)
+    _, columns, true_columns = np.intersect1d(features, truth.var_names.to_numpy(dtype=str), return_indices=True)
+    if not (len(rows) and len(columns)):
+        msg = (
+            f"The truth shares {len(rows)} cells and {len(columns)} features with the answers: its cells are "
+            f"{listed(truth.obs_names, 3)}, those answered {listed(answered, 3)}; its features "
+            f"{listed(truth.var_names, 3)}, those answered {listed(features, 3)}. Names must agree."
+        )
+        raise InputError(msg)
+    as_it_is = str(told["features"]["unit"]) == repr(Recipe())
+    values = canonical(_matrix(truth, None, "truth.", "layer")[0]) if as_it_is else in_units(truth, task, target)
+    per_feature = {
+        name: np.asarray(told["features"][name])[columns]
+        for name in ("names", "mean", "half_width")
+        if name in told["features"]
+    }
+    return {
+        **per_feature,
+        "truth": values[true_rows][:, true_columns],
+        "prediction": np.asarray(holder.obsm[slots_of(task, whole)["prediction"][1]])[np.ix_(rows, columns)],
+    }

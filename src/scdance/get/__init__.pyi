@@ -1,0 +1,1 @@
+from ._modality import modality as modality

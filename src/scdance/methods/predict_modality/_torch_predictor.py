@@ -1,0 +1,149 @@
+"""The base of predictors with a net: an ensemble as one module, batches of paired cells, validation by RMSE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scdance._core.cells import Cells, Pair
+from scdance.train import TorchMethod, Train
+
+from ._predictor import Answers, Predictor, slices, target_of
+
+Rows = Callable[[np.ndarray], np.ndarray]
+
+
+class TorchPredictor(Predictor, TorchMethod):
+    """Base of predictors with a net.
+
+    A subclass writes :meth:`one_net` and :meth:`train_one`; where its net does not take the expression as it is,
+    :meth:`inputs` says what it takes, and where the answer is not what the net gives, :meth:`say` makes it of that.
+    """
+
+    ends_by_validation = True
+
+    def one_net(self) -> nn.Module:
+        """Build one untrained member of the ensemble from knobs and fitted facts."""
+        raise NotImplementedError
+
+    def train_one(self, net: Any, pair: Pair, rows: np.ndarray, valid: np.ndarray, stage: str) -> None:
+        """Train one member; `rows` and `valid` as in :meth:`Predictor.fit_one`."""
+        raise NotImplementedError
+
+    def inputs(self, source: Cells, rows: Any) -> np.ndarray:
+        """What the net takes of the cells at `rows`, (n, n_inputs) float32."""
+        return source.dense(rows)
+
+    def say(self, net: Any, x: Tensor) -> Tensor:
+        """Answer of a member to its inputs, (n, n_features)."""
+        return net(x)  # type: ignore[no-any-return]
+
+    # ------------------------------------------------------------------ what all share
+
+    def net(self) -> nn.Module:
+        return nn.ModuleList(self.one_net() for _ in range(self.n_ensemble))
+
+    def fit_one(self, member: int, pair: Pair, rows: np.ndarray, valid: np.ndarray) -> None:
+        if member == 0:
+            self.net_ = self.net().to(self.target)
+        net = self.net_[member]
+        self.train_one(net, pair, rows, valid, "training" if member == 0 else f"training_{member}")
+        net.eval()
+
+    def answers(self, member: int, source: Cells) -> Answers:
+        net = self.net_[member]
+
+        def of(rows: slice) -> np.ndarray:
+            with torch.no_grad():
+                x = self.tensor(self.inputs(source, np.arange(rows.start, rows.stop)))
+                return self.say(net, x).cpu().numpy()
+
+        return of
+
+    def tensor(self, x: np.ndarray) -> Tensor:
+        """An array on the device of the net, float32."""
+        return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(self.target)
+
+    def batches(self, pair: Pair, rows: np.ndarray, size: int, stage: str) -> PairedBatches:
+        """Shuffled batches of inputs and target of the paired cells at `rows`."""
+        target = target_of(pair)
+        return PairedBatches(
+            lambda at: self.tensor(self.inputs(pair.source, at)),
+            lambda at: self.tensor(target.dense(at)),
+            rows,
+            size,
+            self.rng(f"{stage} batches"),
+        )
+
+    def rmse(self, net: Any, pair: Pair, rows: np.ndarray) -> float:
+        """Root of the mean squared error of a member on the paired cells at `rows`, over all entries."""
+        target, total = target_of(pair), 0.0
+        net.eval()
+        with torch.no_grad():
+            for here in slices(len(rows)):
+                at = rows[here]
+                off = self.say(net, self.tensor(self.inputs(pair.source, at[:, 0]))) - self.tensor(
+                    target.dense(at[:, 1])
+                )
+                total += float((off.double() ** 2).sum())
+        net.train()
+        return float(np.sqrt(total / max(len(rows) * target.n_vars, 1)))
+
+    def run_one(
+        self,
+        step: Any,
+        net: nn.Module,
+        pair: Pair,
+        rows: np.ndarray,
+        valid: np.ndarray,
+        stage: str,
+        how: Train | None = None,
+        **knobs: Any,
+    ) -> None:
+        """Train a member by `step`, from a batch of inputs and target to a loss, until its validation error ends it."""
+        how = how or self.training
+        batches = self.batches(pair, rows, how.batch_size, stage)
+        net.train()
+        judge = (lambda: self.rmse(net, pair, valid)) if len(valid) else None
+        self.learn(step, net, how, stage=stage, batches=batches, valid=judge, rng=batches.rng, **knobs)
+
+
+class PairedBatches:
+    """Batches of paired cells, (inputs, target); iterating goes once through all of them.
+
+    Parameters
+    ----------
+    source, target
+        From positions in a modality to the tensor of these cells.
+    rows
+        Positions in source and target, (n, 2) int.
+    size
+        Cells per batch; one cell left over joins the batch before it.
+    rng
+        Generator that shuffles anew for each pass.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[np.ndarray], Tensor],
+        target: Callable[[np.ndarray], Tensor],
+        rows: np.ndarray,
+        size: int,
+        rng: np.random.Generator,
+    ):
+        self.source, self.target, self.rows, self.size, self.rng = source, target, rows, size, rng
+
+    def __len__(self) -> int:
+        n = len(self.rows)
+        return max(1, n // self.size + (n % self.size > 1))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = self.rng.permutation(len(self.rows))
+        ends = [*(self.size * np.arange(1, len(self))), len(order)]
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            at = self.rows[order[start:end]]
+            yield self.source(at[:, 0]), self.target(at[:, 1])
