@@ -14,8 +14,6 @@ from scdance.train import TorchMethod, Train
 
 from ._predictor import Answers, Predictor, slices, target_of
 
-Rows = Callable[[np.ndarray], np.ndarray]
-
 
 class TorchPredictor(Predictor, TorchMethod):
     """Base of predictors with a net.
@@ -38,7 +36,11 @@ class TorchPredictor(Predictor, TorchMethod):
         """What the net takes of the cells at `rows`, (n, n_inputs) float32."""
         return source.dense(rows)
 
-    def say(self, net: Any, x: Tensor) -> Tensor:
+    def seen(self, source: Cells, rows: Any) -> Any:
+        """The same where the net takes it: a tensor, or several of them."""
+        return self.tensor(self.inputs(source, rows))
+
+    def say(self, net: Any, x: Any) -> Tensor:
         """Answer of a member to its inputs, (n, n_features)."""
         return net(x)  # type: ignore[no-any-return]
 
@@ -59,8 +61,7 @@ class TorchPredictor(Predictor, TorchMethod):
 
         def of(rows: slice) -> np.ndarray:
             with torch.no_grad():
-                x = self.tensor(self.inputs(source, np.arange(rows.start, rows.stop)))
-                return self.say(net, x).cpu().numpy()
+                return self.say(net, self.seen(source, np.arange(rows.start, rows.stop))).cpu().numpy()
 
         return of
 
@@ -72,7 +73,7 @@ class TorchPredictor(Predictor, TorchMethod):
         """Shuffled batches of inputs and target of the paired cells at `rows`."""
         target = target_of(pair)
         return PairedBatches(
-            lambda at: self.tensor(self.inputs(pair.source, at)),
+            lambda at: self.seen(pair.source, at),
             lambda at: self.tensor(target.dense(at)),
             rows,
             size,
@@ -86,9 +87,7 @@ class TorchPredictor(Predictor, TorchMethod):
         with torch.no_grad():
             for here in slices(len(rows)):
                 at = rows[here]
-                off = self.say(net, self.tensor(self.inputs(pair.source, at[:, 0]))) - self.tensor(
-                    target.dense(at[:, 1])
-                )
+                off = self.say(net, self.seen(pair.source, at[:, 0])) - self.tensor(target.dense(at[:, 1]))
                 total += float((off.double() ** 2).sum())
         net.train()
         return float(np.sqrt(total / max(len(rows) * target.n_vars, 1)))
@@ -118,7 +117,7 @@ class PairedBatches:
     Parameters
     ----------
     source, target
-        From positions in a modality to the tensor of these cells.
+        From positions in a modality to what the training takes of these cells.
     rows
         Positions in source and target, (n, 2) int.
     size
@@ -129,8 +128,8 @@ class PairedBatches:
 
     def __init__(
         self,
-        source: Callable[[np.ndarray], Tensor],
-        target: Callable[[np.ndarray], Tensor],
+        source: Callable[[np.ndarray], Any],
+        target: Callable[[np.ndarray], Any],
         rows: np.ndarray,
         size: int,
         rng: np.random.Generator,
@@ -141,7 +140,7 @@ class PairedBatches:
         n = len(self.rows)
         return max(1, n // self.size + (n % self.size > 1))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
         order = self.rng.permutation(len(self.rows))
         ends = [*(self.size * np.arange(1, len(self))), len(order)]
         for start, end in zip([0, *ends[:-1]], ends, strict=True):
