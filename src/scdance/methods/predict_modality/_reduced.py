@@ -32,10 +32,11 @@ def components(
 ) -> np.ndarray:
     """Loadings of the truncated SVD, without centring, of the cells at `rows`: (n, n_vars) float32, orthonormal.
 
-    There are fewer where cells or features are fewer. `drop_first` leaves the first one out and takes one more: in
-    weights of peaks it says how many were seen. With `n` None the features stay as they are: the identity.
+    There are fewer where cells are fewer. `drop_first` leaves the first one out and takes one more: in weights of peaks
+    it says how many were seen. With `n` None, or where there are no more features, these stay as they are: the
+    identity.
     """
-    if n is None:
+    if n is None or n >= cells.n_vars:
         return np.eye(cells.n_vars, dtype=np.float32)
     svd = PCA(n + drop_first, center=False, random_state=random_state)
     return svd.fit(lambda: _blocks(cells, rows), (len(rows), cells.n_vars)).components_[int(drop_first) :]
