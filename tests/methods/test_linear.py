@@ -50,7 +50,8 @@ def test_the_answer_is_the_least_squares_of_numpy_between_scores():
     x, y = (np.vstack(list(side.dense_blocks())).astype(float) for side in (pair.source, pair.target))
     scores = np.column_stack([x @ np.linalg.svd(x, full_matrices=False)[2][:8].T, np.ones(len(x))])
     loadings = np.linalg.svd(y, full_matrices=False)[2][:6]
-    expected = scores @ np.linalg.lstsq(scores, y @ loadings.T, rcond=None)[0] @ loadings
+    mean = y.mean(axis=0)  # of which the loadings hold a part only
+    expected = mean + scores @ np.linalg.lstsq(scores, (y - mean) @ loadings.T, rcond=None)[0] @ loadings
     np.testing.assert_allclose(model.predict(pair=pair)["prediction"], np.maximum(expected, 0), atol=2e-3)
 
 

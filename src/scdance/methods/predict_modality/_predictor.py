@@ -31,8 +31,8 @@ class Predictor(Method):
     Parameters
     ----------
     n_ensemble
-        Predictors whose mean is the answer, each held from other cells; from two on, the standard deviation of their
-        answers is given too.
+        Predictors whose mean is the answer, each with other cells held out; from two on, the standard deviation of
+        their answers is given too.
     valid_share
         Part of the cells that is held out to end the training, in (0, 0.5].
     valid_by
@@ -155,17 +155,15 @@ class Predictor(Method):
         """The cells that stay and those that are held out, both sorted: whole batches where there are enough."""
         rng = self.rng(purpose)
         wanted = min(max(1, round(self.valid_share * len(cells))), len(cells) - 1)
-        if (
-            self.valid_by == "batch"
-            and batch is not None
-            and len(names := by_appearance(batch[cells])) >= WHOLE_BATCHES
-        ):
+        by_batch = self.valid_by == "batch" and batch is not None
+        names = by_appearance(batch[cells]) if by_batch else cells[:0]  # type: ignore[index]
+        if len(names) >= WHOLE_BATCHES:
             order, out = rng.permutation(names), []
             for name in order[: len(names) // 2]:
                 out.append(name)
-                if np.isin(batch[cells], out).sum() >= wanted:
+                if np.isin(batch[cells], out).sum() >= wanted:  # type: ignore[index]
                     break
-            inside = np.isin(batch[cells], out)
+            inside = np.isin(batch[cells], out)  # type: ignore[index]
             return cells[~inside], cells[inside]
         order = rng.permutation(cells)
         return np.sort(order[wanted:]), np.sort(order[:wanted])

@@ -9,17 +9,16 @@ from scipy.linalg import cholesky, eigh, solve, solve_triangular
 
 from scdance._checks import InputError
 from scdance._core.cells import Cells, Pair
-from scdance.pp import Recipe
 
-from ._predictor import Answers, Predictor, by_appearance, slices, target_of
-from ._reduced import components, recipes, scores
+from ._predictor import Answers, by_appearance, slices
+from ._reduced import Reduced
 
 ALPHAS = tuple(float(f"{a:.2g}") for a in 10 ** np.arange(-1.5, 3.1, 0.5))  # among which held-out cells choose
 CHOOSING = 1000  # landmarks of the models among which they choose, and cells whose median distance is the length
 JITTER = 1e-8  # on the diagonal of the kernel, which is 1: cells that are alike leave it singular
 
 
-class KernelRidge(Predictor):
+class KernelRidge(Reduced):
     """Predict the scores of the target by ridge regression with a Gaussian kernel on the source [Lance2022]_.
 
     Both modalities are reduced by truncated singular value decompositions of the cells that teach. In the source
@@ -30,9 +29,6 @@ class KernelRidge(Predictor):
 
     Parameters
     ----------
-    n_source, n_target
-        Components of each modality, fewer where there are fewer cells; where a modality has no more features, or
-        with None, the features themselves.
     length
         Length l of the kernel, in units of the scores; None: so that the kernel of two cells at their median distance
         is 1/e.
@@ -47,8 +43,6 @@ class KernelRidge(Predictor):
     halves
         Whether each two members of the ensemble learn from complementary halves of the batches, as in the
         competition; without batches from halves of the cells.
-    n_top_genes, n_top_peaks
-        Genes or peaks of the source with the largest deviance that are kept; None: all.
 
     When to use
     -----------
@@ -70,17 +64,14 @@ class KernelRidge(Predictor):
     """
 
     n_source: int | None = 100
-    n_target: int | None = 50
     length: float | None = None
     alpha: float | None = None
     solver: Literal["auto", "exact", "nystrom"] = "auto"
     n_landmarks: int = 2000
     halves: bool = False
-    n_top_genes: int | None = None
-    n_top_peaks: int | None = 30_000
 
-    cite = "Lance2022"
     keeps = ("landmarks_", "weights_")
+    unit_rows = True
     presets = {
         "paper": {"n_source": 300, "n_target": 70, "length": 10.0, "alpha": 0.2, "halves": True, "n_ensemble": 10},
         "cite": {"n_source": 300, "n_target": 70, "length": 10.0, "alpha": 0.2},
@@ -88,10 +79,6 @@ class KernelRidge(Predictor):
         "gex2atac": {"n_source": 1000, "n_target": 50, "length": 10.0, "alpha": 0.1},
         "atac2gex": {"n_source": 100, "n_target": 50, "length": 10.0, "alpha": 0.1},
     }
-
-    @property
-    def recipe(self) -> dict[str, Recipe]:  # type: ignore[override]
-        return recipes(self.n_top_genes, self.n_top_peaks)
 
     def check(self) -> None:
         super().check()
@@ -121,23 +108,22 @@ class KernelRidge(Predictor):
         self.weights_: list[np.ndarray] = []
         self.alpha_ = self.alpha or 0.0
         if self.alpha is None:
-            batch = None if pair.source.batch is None else pair.source.batch[rows[:, 0]]
-            inside, outside = self.held_out(np.arange(len(rows)), batch, "alpha")
-            # cells that took part in a decomposition have larger scores in it than others
-            self._reduce(pair, rows[inside])
-            self.alpha_ = self._chosen_alpha(pair, rows[inside], rows[outside])
-        self._reduce(pair, rows)
+            inside, outside = self.hold_out(pair, rows, "alpha")
+            self.length_ = self.length or self._usual_length(pair.source, inside[:, 0])
+            self.alpha_ = self._chosen_alpha(pair, inside, outside)
+        self.reduce(pair, rows)
+        self.length_ = self.length or self._usual_length(pair.source, rows[:, 0])
         self.notes_ |= {"length": self.length_, "alpha": self.alpha_}
 
     def fit_one(self, member: int, pair: Pair, rows: np.ndarray, valid: np.ndarray) -> None:
         n, limit = len(rows), self.n_landmarks
         if self.solver == "exact" or (self.solver == "auto" and n <= limit):
-            centers, weights = self._scores(pair.source, rows[:, 0]), self._targets(pair, rows)
+            centers, weights = self.given(pair.source, rows[:, 0]), self.wanted(pair, rows)
             gram = self._kernel(centers, centers)
             gram[np.diag_indices_from(gram)] += self.alpha_
             weights = solve(gram, weights, assume_a="pos", overwrite_a=True, check_finite=False)
         else:
-            centers = self._scores(pair.source, self._landmarks(pair.source, rows[:, 0], limit, f"landmarks {member}"))
+            centers = self.given(pair.source, self._landmarks(pair.source, rows[:, 0], limit, f"landmarks {member}"))
             inner = self._kernel(centers, centers)
             inner[np.diag_indices_from(inner)] += JITTER
             square, product = self._sums(pair, rows, centers)
@@ -149,38 +135,16 @@ class KernelRidge(Predictor):
     def answers(self, member: int, source: Cells) -> Answers:
         centers, weights = self.landmarks_[member], self.weights_[member]
 
-        def of(rows: slice) -> np.ndarray:
-            said = self._kernel(self._scores(source, rows), centers) @ weights
-            return self.features_["mean"] + said.astype(np.float32) @ self.loadings_["target"]
-
-        return of
+        return lambda rows: self.features(self._kernel(self.given(source, rows), centers) @ weights)
 
     # ------------------------------------------------------------------ the regression
 
-    def _reduce(self, pair: Pair, rows: np.ndarray) -> None:
-        """Learn the loadings and the length from the cells at `rows`."""
-        source, target, seed = pair.source, target_of(pair), self.random_state
-        self.loadings_ = {
-            "source": components(source, rows[:, 0], self.n_source, random_state=seed),
-            "target": components(target, rows[:, 1], self.n_target, random_state=seed),
-        }
-        self.length_ = self.length or self._usual_length(source, rows[:, 0])
-
     def _usual_length(self, source: Cells, rows: np.ndarray) -> float:
         """Length at which the kernel of two cells at the median distance is 1/e."""
-        some = self._scores(source, self.rng("length").permutation(rows)[:CHOOSING])
+        some = self.given(source, self.rng("length").permutation(rows)[:CHOOSING])
         half = len(some) // 2
         squares = ((some[:half] - some[half : 2 * half]) ** 2).sum(axis=1, dtype=np.float64)
         return float(np.sqrt(np.median(squares) / 2)) or 1.0
-
-    def _scores(self, source: Cells, rows: np.ndarray | slice) -> np.ndarray:
-        """Scores of each cell with mean 0 and variance 1 over the components, (n, n_source) float32."""
-        return scores(source, rows, self.loadings_["source"], unit_rows=True)
-
-    def _targets(self, pair: Pair, rows: np.ndarray) -> np.ndarray:
-        """Scores of the target around their mean, (n, n_target) float64."""
-        loadings = self.loadings_["target"]
-        return scores(target_of(pair), rows[:, 1], loadings).astype(np.float64) - loadings @ self.features_["mean"]
 
     def _landmarks(self, source: Cells, rows: np.ndarray, n: int, purpose: str = "landmarks") -> np.ndarray:
         """At most `n` of the cells at `rows`, a like share of each batch, sorted."""
@@ -200,9 +164,9 @@ class KernelRidge(Predictor):
         """KᵀK and KᵀY over the cells at `rows`, K being their kernel with the landmarks, a block at a time."""
         square, product = np.zeros((len(centers),) * 2), np.zeros((len(centers), len(self.loadings_["target"])))
         for here in slices(len(rows)):
-            k = self._kernel(self._scores(pair.source, rows[here, 0]), centers)
+            k = self._kernel(self.given(pair.source, rows[here, 0]), centers)
             square += k.T @ k
-            product += k.T @ self._targets(pair, rows[here])
+            product += k.T @ self.wanted(pair, rows[here])
         return square, product
 
     def _chosen_alpha(self, pair: Pair, inside: np.ndarray, outside: np.ndarray) -> float:
@@ -211,16 +175,16 @@ class KernelRidge(Predictor):
         One decomposition serves them all: with L Lᵀ the kernel of the landmarks and U S Uᵀ = L⁻¹ KᵀK L⁻ᵀ, the answer is
         K L⁻ᵀ U (S + α)⁻¹ Uᵀ L⁻¹ KᵀY. Loadings are orthonormal, so that errors of scores rank as those of features do.
         """
-        centers = self._scores(pair.source, self._landmarks(pair.source, inside[:, 0], CHOOSING))
+        centers = self.given(pair.source, self._landmarks(pair.source, inside[:, 0], CHOOSING))
         square, product = self._sums(pair, inside, centers)
         root = cholesky(self._kernel(centers, centers) + JITTER * np.eye(len(centers)), lower=True)
         values, vectors = eigh(solve_triangular(root, solve_triangular(root, square, lower=True).T, lower=True))
         product = vectors.T @ solve_triangular(root, product, lower=True)
         error = np.zeros(len(ALPHAS))
         for here in slices(len(outside)):
-            k = self._kernel(self._scores(pair.source, outside[here, 0]), centers)
+            k = self._kernel(self.given(pair.source, outside[here, 0]), centers)
             basis = solve_triangular(root, k.T, lower=True).T @ vectors
-            y = self._targets(pair, outside[here])
+            y = self.wanted(pair, outside[here])
             error += [((basis / (values + alpha) @ product - y) ** 2).sum() for alpha in ALPHAS]
         return ALPHAS[int(error.argmin())]
 
