@@ -215,6 +215,14 @@ def test_intervals_hold_as_many_of_the_cells_that_are_asked_as_they_say(mdata, t
     inside = np.abs(true - found[truth.obs_names].X) <= found.var["half_width"].to_numpy()
     # 80 cells calibrate: the coverage of a feature has a standard deviation of 0.06, that of 20 features less
     assert inside.mean() == pytest.approx(coverage, abs=0.08)
+    row = sd.metrics.score(mdata, "predict_modality", key="linear", truth=truth, metrics=["interval_coverage"])
+    assert row["interval_coverage"].item() == pytest.approx(inside.mean(), abs=1e-3)
+
+
+def test_coverage_of_a_run_without_intervals_is_refused(mdata, truth):
+    predict(mdata)
+    with pytest.raises(ValueError, match=r"ask for them with `interval=0\.9`"):
+        sd.metrics.score(mdata, "predict_modality", key="linear", truth=truth, metrics=["interval_coverage"])
 
 
 def test_an_interval_that_so_few_cells_cannot_give_is_refused(mdata):

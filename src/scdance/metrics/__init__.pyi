@@ -32,6 +32,7 @@ from ._metric import get as get
 from ._metric import metric as metric
 from ._metric import names as names
 from ._metric import table as table
+from ._modality import interval_coverage as interval_coverage
 from ._modality import modality_mae as modality_mae
 from ._modality import modality_pearson as modality_pearson
 from ._modality import modality_rmse as modality_rmse

@@ -153,6 +153,38 @@ def modality_pearson(truth: ArrayLike, prediction: ArrayLike) -> float:
     return total / n
 
 
+@metric(higher_is_better=True, range=(0.0, 1.0))
+def interval_coverage(truth: ArrayLike, prediction: ArrayLike, half_width: ArrayLike) -> float:
+    """Share of the measured values that lie in the interval of their feature; it should be what was asked for.
+
+    Parameters
+    ----------
+    truth
+        Measured values, (n_obs, n_features), dense or CSR, in the unit of the prediction.
+    prediction
+        Predicted ones, of the same shape.
+    half_width
+        Half the width of each feature's interval, (n_features,).
+
+    Returns
+    -------
+    Share, 0 to 1. Score the cells of one batch at a time to see where it falls short.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> sd.metrics.interval_coverage([[0.0, 2.0], [3.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]], [1.0, 1.0])
+    0.75
+    """
+    half_width = np.asarray(half_width, dtype=np.float64)
+    return _mean_of(truth, prediction, lambda off: np.abs(off) <= half_width)
+
+
 def _mean_of(truth: Any, prediction: Any, of: Any) -> float:
     """Mean of a function of the errors over all entries."""
     total, n = 0.0, 0

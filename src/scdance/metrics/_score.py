@@ -80,6 +80,9 @@ def score(
     given: dict[str, Any] = {}
     if declared.truth == "mod":
         given = compared(adata, declared, key, truth)
+        if any("half_width" in metric.needs for metric in wanted) and "half_width" not in given:
+            msg = f"The run {key!r} has no intervals: ask for them with `interval=0.9`."
+            raise InputError(msg)
     if declared.truth == "layers":
         given = hidden(adata, declared, key, truth, needs={need for metric in wanted for need in metric.needs})
         if not given and any(set(metric.needs) & set(COMPARED) for metric in wanted):
