@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
+    "leaky_relu": partial(nn.LeakyReLU, 0.2),
+    "prelu": nn.PReLU,
     "elu": nn.ELU,
     "gelu": nn.GELU,
     "silu": nn.SiLU,
@@ -27,7 +29,7 @@ class Dense(nn.Module):
     sizes
         Widths from the input to the output, at least the input's.
     activation
-        Activation between layers: relu, leaky_relu, elu, gelu, silu, tanh, sigmoid or none.
+        Activation between layers: relu, leaky_relu (slope 0.2 below 0), prelu, elu, gelu, silu, tanh, sigmoid or none.
     last
         Name of the activation after the last layer; the default is the same. A last layer with
         ``"none"`` is a plain linear map, without batch norm and dropout.
