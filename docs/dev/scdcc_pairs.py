@@ -21,8 +21,16 @@ import scdance as sd
 from scdance.methods.cluster.scdcc import ScDCC
 
 LABELLED = 0.1  # of the cells, among which pairs are drawn
-SETTINGS = ((0, 0.0), (1000, 0.0), (5000, 0.0), (5000, 0.05), (10_000, 0.0))
-COLUMNS = ("dataset", "seed", "n_pairs", "share_wrong", "ari")
+# number of pairs, share of wrong ones, and the share that the method is told to expect
+SETTINGS = (
+    (0, 0.0, 0.0),
+    (1000, 0.0, 0.0),
+    (5000, 0.0, 0.0),
+    (5000, 0.05, 0.0),
+    (5000, 0.05, 0.05),
+    (10_000, 0.0, 0.0),
+)
+COLUMNS = ("dataset", "seed", "n_pairs", "share_wrong", "pair_error", "ari")
 
 
 class Continued(ScDCC):
@@ -40,31 +48,34 @@ class Continued(ScDCC):
         torch.set_rng_state(random)
 
 
-def aris(dataset: str, seed: int, settings: list[tuple[int, float]]) -> dict[tuple[int, float], float]:
+def aris(dataset: str, seed: int, settings: list[tuple[float, ...]]) -> dict[tuple[float, ...], float]:
     """ARI of each setting with one seed."""
     problem, k = sd.datasets.problem("cluster", dataset), sd.datasets.info(dataset)["n_classes"]
     truth, rng = problem.truth.astype(str), np.random.default_rng([seed, 7])
     given = rng.random(len(truth)) < LABELLED
     labels = truth.where(given, "").to_numpy(dtype=object)
-    must, cannot = sd.pp.pairs_from_labels(labels, max(n for n, _ in SETTINGS), random_state=seed)
+    must, cannot = sd.pp.pairs_from_labels(labels, max(n for n, *_ in SETTINGS), random_state=seed)
     pairs, together = np.vstack([must, cannot]), np.repeat([True, False], [len(must), len(cannot)])
     order = rng.permutation(len(pairs))
     pairs, together = pairs[order], together[order]
+    # drawn for every setting, so that none depends on the others
+    drawn = dict.fromkeys(setting[:2] for setting in SETTINGS)
+    said = {(n, wrong): together[:n] ^ (rng.random(n) < wrong) for n, wrong in drawn}
     out = {}
-    for n, wrong in SETTINGS:
-        said = together[:n] ^ (rng.random(n) < wrong)  # drawn for every setting, so that none depends on the others
-        if (n, wrong) in settings:
-            adata = problem.data.copy()
-            links = {"must_link": pairs[:n][said], "cannot_link": pairs[:n][~said]} if n else {}
-            sd.tl.cluster(adata, method=Continued, n_clusters=k, random_state=seed, progress=False, **links)
-            out[n, wrong] = sd.metrics.ari(truth[~given], adata.obs["scdcc"][~given])
+    for n, wrong, error in settings:
+        adata, joins = problem.data.copy(), said[n, wrong]
+        links = {"must_link": pairs[:n][joins], "cannot_link": pairs[:n][~joins]} if n else {}
+        knobs = {"n_clusters": k, "pair_error": error, "random_state": seed}
+        sd.tl.cluster(adata, method=Continued, progress=False, **knobs, **links)
+        out[n, wrong, error] = sd.metrics.ari(truth[~given], adata.obs["scdcc"][~given])
     return out
 
 
 def main(path: Path, dataset: str, n_seeds: int) -> None:
     """Add the rows that are missing."""
     rows = list(csv.DictReader(path.open())) if path.exists() else []
-    done = {(r["dataset"], int(r["seed"]), int(r["n_pairs"]), float(r["share_wrong"])) for r in rows}
+    told = COLUMNS[3:5]
+    done = {(r["dataset"], int(r["seed"]), int(r["n_pairs"]), *(float(r[name]) for name in told)) for r in rows}
     for seed in range(n_seeds):
         missing = [setting for setting in SETTINGS if (dataset, seed, *setting) not in done]
         for setting, ari in aris(dataset, seed, missing).items():

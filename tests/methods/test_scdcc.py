@@ -56,6 +56,26 @@ def test_losses_are_0_where_the_pair_is_satisfied_and_finite_where_it_is_not():
     assert 10 < _cannot(together(sure, sure)).item() < 100
 
 
+@pytest.mark.parametrize("error", [0.05, 0.3])
+def test_losses_of_pairs_that_may_be_wrong_are_how_likely_they_are_told(error):
+    a, b = [0.7, 0.2, 0.1], [0.5, 0.3, 0.2]
+    shared = np.dot(a, b)
+    told_together = shared * (1 - error) + (1 - shared) * error
+    assert _must(together(a, b), error).item() == pytest.approx(-np.log(told_together), rel=1e-5)
+    assert _cannot(together(a, b), error).item() == pytest.approx(-np.log(1 - told_together), rel=1e-5)
+
+
+def test_no_pair_costs_more_than_an_error_that_is_expected():
+    sure, other = [1 - 2e-9, 1e-9, 1e-9], [1e-9, 1 - 2e-9, 1e-9]
+    assert _must(together(sure, other), 0.05).item() == pytest.approx(-np.log(0.05), rel=1e-5)
+    assert _cannot(together(sure, sure), 0.05).item() == pytest.approx(-np.log(0.05), rel=1e-4)
+
+
+def test_an_error_that_leaves_pairs_nothing_to_say_is_refused(adata):
+    with pytest.raises(InputError, match="pair_error"):
+        run(adata, labels_key="cell_type", pair_error=0.5)
+
+
 def test_must_link_pulls_and_cannot_link_pushes():
     for loss, sign in ((_must, -1), (_cannot, 1)):
         logits = torch.tensor([[0.3, 0.0], [0.0, 0.3]], requires_grad=True)

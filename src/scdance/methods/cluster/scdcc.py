@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Self
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scdance._checks import InputError
 from scdance._core.cells import Cells
 from scdance.pp import pairs_from_labels
 
@@ -47,7 +49,8 @@ class ScDCC(CountClustering):
     ----------------------
     Model and defaults are those of ``"scdeepcluster"`` here. The pairs are spread over the steps of an epoch instead
     of following the cells in passes of their own, and their cells are not reconstructed once more; the cannot-link
-    term is that of the authors' code, since the formula in print repeats the must-link one.
+    term is that of the authors' code, since the formula in print repeats the must-link one. Pairs may be said to be
+    wrong now and then, see `pair_error`.
 
     Parameters
     ----------
@@ -55,11 +58,15 @@ class ScDCC(CountClustering):
         Weights of the must-link and the cannot-link loss.
     n_pairs
         Pairs that are drawn from labels, where these are given instead of pairs.
+    pair_error
+        Probability, in [0, 0.5), that a pair says the opposite of what is true. Above 0 it bounds what a single pair
+        can cost, so that wrong ones do not outweigh the others; the paper's losses have 0.
     """
 
     ml_weight: float = 1.0
     cl_weight: float = 1.0
     n_pairs: int = 10_000
+    pair_error: float = 0.0
 
     cite = "Tian2021"
     uses = ("batch", "labels", "pairs")
@@ -71,6 +78,12 @@ class ScDCC(CountClustering):
         "worm_neuron": _DANCE | {"sigma": 2.5, "n_pairs": 20_000},
         "mouse_bladder": _DANCE | {"sigma": 3.25},
     }
+
+    def check(self) -> None:
+        super().check()
+        if not 0 <= self.pair_error < 0.5:
+            msg = f"pair_error={self.pair_error!r}, but it must be at least 0 and below 0.5, where pairs say nothing."
+            raise InputError(msg)
 
     def fit(self, *, cells: Cells) -> Self:
         must, cannot = cells.extra.get("pairs", (np.empty((0, 2), dtype=int),) * 2)
@@ -106,19 +119,27 @@ class ScDCC(CountClustering):
             log_q = self.net_.dec(self.net_.encoder(batch.x, batch.batch))
             places = torch.from_numpy(places.reshape(-1, 2)).to(log_q.device)
             together = torch.logsumexp(log_q[places[:, 0]] + log_q[places[:, 1]], dim=1)
-            return self.ml_weight * _must(together[: len(some[0])]) + self.cl_weight * _cannot(together[len(some[0]) :])
+            must_together, cannot_together = together.split([len(each) for each in some])
+            pull, push = _must(must_together, self.pair_error), _cannot(cannot_together, self.pair_error)
+            return self.ml_weight * pull + self.cl_weight * push
 
         return loss
 
 
-def _must(log_together: Tensor) -> Tensor:
-    """−mean log Σ_j q_aj q_bj over must-link pairs, from its logarithm; 0 without pairs."""
+def _must(log_together: Tensor, error: float = 0.0) -> Tensor:
+    """−mean log(ε + (1 − 2ε) s) over must-link pairs, from the logarithm of s = Σ_j q_aj q_bj; 0 without pairs.
+
+    That is how likely the pair is told if cells share a cluster with probability s and ε of the pairs are wrong.
+    """
+    if error:
+        log_together = torch.logaddexp(log_together + math.log1p(-2 * error), log_together.new_tensor(math.log(error)))
     return -log_together.sum() / max(1, len(log_together))
 
 
-def _cannot(log_together: Tensor) -> Tensor:
-    """−mean log(1 − Σ_j q_aj q_bj) over cannot-link pairs; 0 without pairs."""
-    return -torch.log1p(-log_together.exp().clamp_max(MOST)).sum() / max(1, len(log_together))
+def _cannot(log_together: Tensor, error: float = 0.0) -> Tensor:
+    """−mean log(1 − ε − (1 − 2ε) s) over cannot-link pairs; 0 without pairs."""
+    said = error + (1 - 2 * error) * log_together.exp().clamp_max(MOST)
+    return -torch.log1p(-said).sum() / max(1, len(log_together))
 
 
 class _Turns:
