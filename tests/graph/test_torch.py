@@ -37,6 +37,18 @@ def test_spmm_takes_a_transposed_gradient(a):
     np.testing.assert_allclose(x.grad[:, 0], a.sum(axis=0).A1, rtol=1e-6)
 
 
+def test_the_transposed_matrix_multiplies_and_drops_like_one_built_of_it(a):
+    x, dense = (
+        torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).requires_grad_(),
+        torch.from_numpy(a.toarray()),
+    )
+    product = Sparse(a).T @ x
+    torch.testing.assert_close(product, dense.T @ x)
+    torch.testing.assert_close(torch.autograd.grad(product.sum(), x)[0], dense.sum(dim=1, keepdim=True).expand(-1, 3))
+    dropped = Sparse(a).dropout(0.5)
+    torch.testing.assert_close(dropped.T @ torch.eye(12), (dropped @ torch.eye(7)).T)
+
+
 def test_to_moves_and_returns_the_same_matrix(a):
     s = Sparse(a)
     assert s.to("cpu") is s

@@ -45,6 +45,14 @@ class Sparse:
         self.forward, self.backward = self.forward.to(device), self.backward.to(device)
         return self
 
+    @property
+    def T(self) -> Sparse:
+        """The transposed matrix, which shares its tensors with this one."""
+        new = object.__new__(Sparse)
+        new.shape, new._order = (self.shape[1], self.shape[0]), None
+        new.forward, new.backward = self.backward, self.forward
+        return new
+
     def dropout(self, p: float) -> Sparse:
         """The matrix with each entry left out with probability `p`, the others divided by 1 − p.
 
