@@ -100,3 +100,20 @@ def test_counts_that_vary_no_more_than_poisson_have_the_largest_dispersion_and_a
     assert sums.theta[0] == 1e4
     assert sums.theta[1] > 50
     assert np.isfinite(sums.theta[2]) and sums.theta[2] > 0
+
+
+def test_a_scale_multiplies_the_counts_of_a_cell():
+    mean, theta, scale = np.array([[0.02, 3.0, 80.0]] * 2), np.array([0.4, 2.0, 1e4]), np.array([[8.0], [0.05]])
+    found = pp.expected_log1p(mean, theta, scale)
+    x = np.arange(20_000)
+    for cell in range(2):
+        for gene in range(3):
+            p = theta[gene] / (theta[gene] + mean[cell, gene])
+            expected = nbinom.pmf(x, theta[gene], p) @ np.log1p(scale[cell, 0] * x)
+            assert found[cell, gene] == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_expected_logarithm_does_not_hang_on_larger_ones():
+    mean = np.array([[0.3, 2.0], [0.3, 5e4]])
+    found = pp.expected_log1p(mean, np.array([0.5, 2.0]))
+    assert found[1, 0] == pytest.approx(found[0, 0], abs=1e-6)

@@ -9,11 +9,11 @@ LEAST_MEAN = 1e-8
 DISPERSION = (1e-2, 1e4)  # bounds of what moments say
 
 
-def expected_log1p(mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
-    """Expected log(1 + count) of negative binomial counts.
+def expected_log1p(mean: np.ndarray, dispersion: np.ndarray, scale: np.ndarray | float = 1.0) -> np.ndarray:
+    """Expected log(1 + scale · count) of negative binomial counts.
 
     The logarithm of the expected count would be more: the logarithm is concave. Frullani's integral makes it one over
-    the generating function, log(1 + x) = ∫ exp(−t) (1 − exp(−tx)) / t dt, and with t = exp(v) the trapezium rule
+    the generating function, log(1 + cx) = ∫ exp(−t) (1 − exp(−tcx)) / t dt, and with t = exp(v) the trapezium rule
     converges fast.
 
     Parameters
@@ -22,6 +22,8 @@ def expected_log1p(mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
         μ ≥ 0, (n_obs, n_vars).
     dispersion
         θ > 0: the variance is μ + μ²/θ; broadcasts with `mean`.
+    scale
+        What a count is multiplied by, c > 0, such as 10,000 over the depth of the cell; broadcasts with `mean`.
 
     Returns
     -------
@@ -36,16 +38,20 @@ def expected_log1p(mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     """
     mean = np.maximum(mean, LEAST_MEAN).astype(np.float32)
     theta = np.asarray(dispersion, dtype=np.float32)
+    scale = np.asarray(scale, dtype=np.float32)
     out, ratio, part = np.zeros_like(mean), mean / theta, np.empty_like(mean)
-    lowest = -np.log(max(float(mean.max(initial=1.0)), 1.0)) - 9
-    for v in np.arange(STEP * np.floor(lowest / STEP), 2.6, STEP):
+    largest = max(float((mean * scale).max(initial=1.0)), float(scale.max(initial=1.0)))
+    points = np.arange(STEP * np.floor((-np.log(largest) - 9) / STEP), 2.6, STEP)
+    for v in points:
         t = np.exp(v)
-        np.multiply(ratio, np.float32(-np.expm1(-t)), out=part)
+        np.multiply(ratio, -np.expm1(-np.float32(t) * scale), out=part)
         np.log1p(part, out=part)
         part *= -theta
         np.expm1(part, out=part)
         part *= np.float32(-np.exp(-t) * STEP)
         out += part
+    # below the first point the terms are t · c · μ: their sum, without which an entry would depend on the largest one
+    out += mean * scale * np.float32(STEP * np.exp(points[0]) / np.expm1(STEP))
     return out
 
 
