@@ -17,6 +17,8 @@ from ._partition import kmeans as kmeans
 from ._partition import leiden as leiden
 from ._partition import louvain as louvain
 from ._partition import with_n_clusters as with_n_clusters
+from ._positions import laplacian_positions as laplacian_positions
+from ._positions import walk_positions as walk_positions
 from ._priors import prior_graph as prior_graph
 from ._spatial import majority as majority
 from ._spatial import pitch as pitch
