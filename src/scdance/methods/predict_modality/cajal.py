@@ -90,7 +90,7 @@ class Cajal(TorchPredictor):
     training: Train = Train(epochs=100, lr=1e-3, batch_size=256, patience=10)
 
     cite = "Lance2022"
-    uses = ("batch", "labels", "prior")
+    uses = ("batch", "labels", "prior")  # type: ignore[assignment]
     presets = {
         "paper": PAPER | {"hidden": (170, 300, 480, 330, 770), "epochs": 35},
         "cite": PAPER | {"hidden": (170, 300, 480, 330, 770), "epochs": 35},
@@ -137,7 +137,7 @@ class Cajal(TorchPredictor):
         widths = [len(self.columns_) + N_BESIDE * self.repeat, *self.hidden, self.n_features]
         body = Dense(widths, last="none")
         if self.start_at_mean:
-            head = body.layers[-1]
+            head: Any = body.layers[-1]
             nn.init.zeros_(head.weight)
             with torch.no_grad():
                 head.bias.copy_(torch.from_numpy(self.features_["mean"]))

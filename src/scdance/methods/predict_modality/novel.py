@@ -161,8 +161,8 @@ class Novel(TorchPredictor):
         ]
         head = Dense([widths[-1], len(self.loadings_["target"])], last="gelu" if self.output == "gelu" else "none")
         if self.start_at_mean:
-            nn.init.zeros_(head.layers[0].weight)
-            nn.init.zeros_(head.layers[0].bias)
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
         return nn.Sequential(*layers, head)
 
     def inputs(self, source: Cells, rows: Any) -> np.ndarray:
