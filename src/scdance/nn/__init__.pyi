@@ -1,4 +1,6 @@
 from ._adjacency import adjacency_loss as adjacency_loss
+from ._attention import Heard as Heard
+from ._attention import LinearAttention as LinearAttention
 from ._counts import CountHead as CountHead
 from ._counts import CountParameters as CountParameters
 from ._counts import log_nb as log_nb
