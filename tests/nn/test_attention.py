@@ -49,7 +49,7 @@ def test_the_error_against_softmax_falls_with_the_number_of_random_vectors():
 @torch.no_grad()
 def test_the_heads_are_those_of_torch_attention(monkeypatch):
     monkeypatch.setattr(_attention, "FLOOR", 0.0)
-    made, x = LinearAttention(24, heads=3, head_width=8, n_random=20_000), torch.randn(50, 24)
+    made, x = LinearAttention(24, heads=3, head_width=8, n_random=20_000), torch.randn(50, 24) / 2
     q, k, v = (layer(x).view(50, 3, 8).transpose(0, 1) for layer in (made.query, made.key, made.value))
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(0, 1).reshape(50, 24)
     expected = made.out(expected)
