@@ -97,7 +97,7 @@ class Babel(TorchPredictor):
     training: Train = Train(epochs=200, lr=4e-3, batch_size=256, patience=15, clip=5.0)
 
     cite = "Wu2021"
-    uses = ("batch", "counts")
+    uses = ("batch", "counts")  # type: ignore[assignment]
     presets = {
         "paper": {**PAPER, "n_top_genes": None, "n_top_peaks": None, "scale": True},
         "dance": {**DANCE, "n_top_genes": 10_000, "n_top_peaks": 10_000},
@@ -245,6 +245,8 @@ def _dense(sizes: Sequence[int], dropout: float = 0.0, last: str | None = None) 
 class InGroups(nn.Module):
     """Features of each group through narrow layers of their own: (n, n_vars) to (n, 16 · n_groups)."""
 
+    order: Tensor
+
     def __init__(self, groups: np.ndarray, dropout: float) -> None:
         super().__init__()
         self.sizes = np.bincount(groups).tolist()
@@ -258,6 +260,8 @@ class InGroups(nn.Module):
 
 class OutOfGroups(nn.Module):
     """The way back: from (n, 16 · n_groups) to the features of each group, (n, n_vars)."""
+
+    place: Tensor
 
     def __init__(self, groups: np.ndarray, dropout: float) -> None:
         super().__init__()
