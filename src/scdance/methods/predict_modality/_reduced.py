@@ -15,7 +15,7 @@ import numpy as np
 from scdance._core.cells import Cells, Pair
 from scdance.pp import PCA, Recipe, standard_rows
 
-from ._predictor import Predictor, slices, target_of
+from ._predictor import Predictor, by_appearance, slices, target_of
 
 
 class Reduced(Predictor):
@@ -74,6 +74,20 @@ class Reduced(Predictor):
         inside, outside = self.held_out(np.arange(len(rows)), batch, purpose)
         self.reduce(pair, rows[inside])
         return rows[inside], rows[outside]
+
+
+def folds(
+    cells: np.ndarray, batch: np.ndarray | None, n: int, which: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The cells without one of `n` folds, and that fold, both sorted; a fold has a like share of each batch.
+
+    `batch` is that of each cell, by position, or None.
+    """
+    order = rng.permutation(cells)
+    if batch is not None:
+        order = np.concatenate([order[batch[order] == name] for name in by_appearance(batch[cells])])
+    inside = np.arange(len(order)) % n != which
+    return np.sort(order[inside]), np.sort(order[~inside])
 
 
 def recipes(n_top_genes: int | None, n_top_peaks: int | None) -> dict[str, Recipe]:

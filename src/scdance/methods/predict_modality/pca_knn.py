@@ -8,8 +8,8 @@ from sklearn.neighbors import NearestNeighbors
 from scdance._checks import InputError
 from scdance._core.cells import Cells, Pair
 
-from ._predictor import Answers, by_appearance, slices
-from ._reduced import Reduced
+from ._predictor import Answers, slices
+from ._reduced import Reduced, folds
 
 NUMBERS = (5, 10, 15, 25, 50, 100)  # of neighbours, among which held-out cells choose
 
@@ -73,10 +73,7 @@ class PCAKNN(Reduced):
         """All folds but one, where there are several members; a fold has a like share of each batch."""
         if self.n_ensemble == 1:
             return teach, teach[:0]
-        order = self.rng("folds").permutation(teach)
-        if batch is not None:
-            order = np.concatenate([order[batch[order] == name] for name in by_appearance(batch[teach])])
-        return np.sort(order[np.arange(len(order)) % self.n_ensemble != member]), teach[:0]
+        return folds(teach, batch, self.n_ensemble, member, self.rng("folds"))[0], teach[:0]
 
     def prepare(self, pair: Pair, rows: np.ndarray) -> None:
         self.given_: list[np.ndarray] = []
