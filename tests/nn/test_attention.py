@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scdance.nn import LinearAttention, _attention
+from scdance.nn import GPSBlock, LinearAttention, _attention
 from scdance.nn._attention import orthogonal
 
 
@@ -92,3 +92,28 @@ def test_random_vectors_are_orthogonal_in_blocks_and_as_long_as_normal_ones():
     torch.testing.assert_close(block @ block.T, torch.eye(16), atol=1e-5, rtol=0)
     assert float((made**2).sum(dim=1).mean()) == pytest.approx(16, rel=0.1)
     assert LinearAttention(8).omega.shape == (266, 64)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("has_links", [False, True])
+def test_a_block_sums_attention_and_messages_each_added_and_normalised(has_links):
+    made, h = GPSBlock(12, heads=2, head_width=6, has_links=has_links).eval(), torch.randn(20, 12)
+    mean = torch.softmax(torch.randn(20, 20), dim=1)
+
+    def norm(x):  # untrained: no scale and no shift
+        return (x - x.mean(dim=1, keepdim=True)) / (x.var(dim=1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+
+    new = norm(h + made.attention(h))
+    if has_links:
+        own, others = made.local.own, made.local.others.weight
+        new = new + norm(h + h @ own.weight.T + own.bias + mean @ (h @ others.T))
+    expected = norm(new + made.dense(new))
+    torch.testing.assert_close(made(h, links=mean), expected, atol=1e-5, rtol=1e-4)
+    if not has_links:
+        torch.testing.assert_close(made(h[:3], made.attention.heard(h)), expected[:3], atol=1e-5, rtol=1e-4)
+
+
+def test_a_block_drops_in_training_alone():
+    made, h = GPSBlock(12, heads=2, dropout=0.5), torch.randn(20, 12)
+    assert not torch.equal(made(h), made(h))
+    assert torch.equal(made.eval()(h), made(h))

@@ -1,6 +1,8 @@
 from ._adjacency import adjacency_loss as adjacency_loss
+from ._attention import GPSBlock as GPSBlock
 from ._attention import Heard as Heard
 from ._attention import LinearAttention as LinearAttention
+from ._attention import Message as Message
 from ._counts import CountHead as CountHead
 from ._counts import CountParameters as CountParameters
 from ._counts import log_nb as log_nb

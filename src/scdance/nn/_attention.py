@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,97 @@ class LinearAttention(nn.Module):
         """Logarithms of the features, (heads, n, n_random)."""
         x = x * self.head_width**-0.25
         return x @ self.omega.T - (x**2).sum(dim=2, keepdim=True) / 2
+
+
+class Message(nn.Module):
+    """What a node makes of itself and of what it hears: a mean over others of :attr:`others` of their states.
+
+    Parameters
+    ----------
+    width
+        Numbers per node.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> message, h = nn.Message(8), torch.zeros(3, 8)
+    >>> message(h, torch.ones(3, 3) / 3 @ message.others(h)).shape
+    torch.Size([3, 8])
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.own, self.others = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+
+    def forward(self, h: Tensor, heard: Tensor) -> Tensor:
+        """New states, (n, width), from the states and what was heard, both (n, width)."""
+        return self.own(h) + heard  # type: ignore[no-any-return]
+
+
+class GPSBlock(nn.Module):
+    """Attention among all nodes, beside messages along their links if they have any, and a dense net [Rampasek2022]_.
+
+    Each is added to what enters it and normalised; attention and messages, side by side, are summed.
+
+    Parameters
+    ----------
+    width
+        Numbers per node.
+    heads, head_width, n_random
+        As in :class:`LinearAttention`.
+    dropout, attention_dropout
+        Part of the units, and of what attention says, that is dropped in training, in [0, 1).
+    has_links
+        Whether nodes also hear their neighbours.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> nn.GPSBlock(32, heads=2, head_width=8)(torch.zeros(100, 32)).shape
+    torch.Size([100, 32])
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int = 8,
+        head_width: int = 64,
+        n_random: int | None = None,
+        *,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        has_links: bool = False,
+    ) -> None:
+        super().__init__()
+        self.attention = LinearAttention(width, heads, head_width, n_random)
+        self.attention_drop, self.attention_norm = nn.Dropout(attention_dropout), nn.LayerNorm(width)
+        self.local = Message(width) if has_links else None
+        self.local_drop, self.local_norm = nn.Dropout(dropout), nn.LayerNorm(width) if has_links else None
+        self.dense = nn.Sequential(
+            *(nn.Linear(width, 2 * width), nn.SELU(), nn.Dropout(dropout)),
+            *(nn.Linear(2 * width, width), nn.Dropout(dropout)),
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, h: Tensor, heard: Heard | None = None, links: Any = None) -> Tensor:
+        """New states, (n, width).
+
+        Parameters
+        ----------
+        h
+            States, (n, width).
+        heard
+            What nodes say to these; None: these themselves.
+        links
+            What multiplies states to give the mean over the neighbours of each node, (n, n); a block that has links
+            needs it.
+        """
+        new = self.attention_norm(h + self.attention_drop(self.attention.ask(h, heard or self.attention.heard(h))))
+        if self.local is not None and self.local_norm is not None:
+            new = new + self.local_norm(h + self.local_drop(self.local(h, links @ self.local.others(h))))
+        return self.norm(new + self.dense(new))  # type: ignore[no-any-return]
 
 
 def orthogonal(n: int, width: int) -> Tensor:
