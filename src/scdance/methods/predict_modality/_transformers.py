@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scdance.graph import Sparse
-from scdance.nn import Heard, LinearAttention
+from scdance.nn import GPSBlock, Heard, Message
 
 
 class Seen(NamedTuple):
@@ -53,51 +53,6 @@ class Known(NamedTuple):
 
     genes: Tensor
     links: Links | None
-
-
-class Message(nn.Module):
-    """What a node makes of itself and of the mean of what others say."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.own, self.others = nn.Linear(width, width), nn.Linear(width, width, bias=False)
-
-    def forward(self, h: Tensor, heard: Tensor) -> Tensor:
-        return self.own(h) + heard  # type: ignore[no-any-return]
-
-
-class GPSBlock(nn.Module):
-    """Attention among all nodes and, with `has_links`, messages along links, side by side [Rampasek2022]_.
-
-    Either is added to what enters and normalised; their sum passes two dense layers, added and normalised again.
-    """
-
-    def __init__(
-        self, width: int, heads: int, head_width: int, n_random: int | None, *, dropout: float,
-        attention_dropout: float, has_links: bool,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.attention = LinearAttention(width, heads, head_width, n_random)
-        self.attended = nn.LayerNorm(width)
-        self.message = Message(width) if has_links else None
-        self.messaged = nn.LayerNorm(width) if has_links else None
-        self.dropout, self.attention_dropout = nn.Dropout(dropout), nn.Dropout(attention_dropout)
-        self.dense = nn.Sequential(
-            nn.Linear(width, 2 * width),
-            nn.SELU(),
-            nn.Dropout(dropout),
-            nn.Linear(2 * width, width),
-            nn.Dropout(dropout),
-        )
-        self.end = nn.LayerNorm(width)
-
-    def forward(self, h: Tensor, heard: Heard | None = None, links: Sparse | None = None) -> Tensor:
-        """New states, (n, width); `heard`: what is attended to, else the nodes themselves."""
-        said = self.attention.heard(h) if heard is None else heard
-        new = self.attended(h + self.attention_dropout(self.attention.ask(h, said)))
-        if self.message is not None and self.messaged is not None:
-            new = new + self.messaged(h + self.dropout(self.message(h, links @ self.message.others(h))))
-        return self.end(new + self.dense(new))  # type: ignore[no-any-return]
 
 
 class Kind(nn.Module):
