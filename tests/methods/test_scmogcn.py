@@ -17,7 +17,7 @@ from scdance._core.run import make, solve
 from scdance._core.task import PREDICT_MODALITY
 from scdance.graph import Sparse
 from scdance.methods.predict_modality._facts import cosines, facts_of_batches, facts_of_cells, sparse
-from scdance.methods.predict_modality.scmogcn import Net, Seen
+from scdance.methods.predict_modality._messages import Net, Seen
 
 TINY = {"hidden": 16, "n_layers": 2, "n_components": 5, "epochs": 4, "batch_size": 32, "patience": None, "lr": 1e-2}
 PARTS = {"hidden": 16, "n_layers": 3, "embedding_layers": 1, "dropout": 0.3, "alpha": None}
@@ -217,6 +217,30 @@ def test_cells_without_a_target_join_the_batches_of_the_transductive_graph(mdata
     assert sum(n for _, n in sizes) == len(pair.both)
     assert sum(n for n, _ in sizes) == pytest.approx(pair.source.n_obs, abs=len(sizes))
     assert all(n - n_y == round(others * n_y / len(pair.both)) for n, n_y in sizes)
+
+
+def test_answers_shrink_to_the_mean_where_the_source_says_nothing(mdata):
+    with mudata.set_options(pull_on_update=False):
+        strangers = mudata.MuData({"rna": mdata["rna"], "prot": mdata["prot"][::-1].copy()})
+    strangers["prot"].obs_names = mdata["prot"].obs_names
+    trust = {}
+    for name, data in (("known", mdata), ("strangers", strangers)):
+        for shrink in (True, False):
+            trust[name, shrink] = float(fitted(data, shrink=shrink, epochs=15, edge_dropout=0.0)[0].net_[0].trust)
+    assert trust["strangers", True] < 0.5 < trust["known", True]
+    assert trust["known", False] == trust["strangers", False] == 1
+
+
+def test_the_trust_is_the_slope_less_its_error(mdata):
+    model, _, pair = fitted(mdata, epochs=15)
+    net, rows = model.net_[0], pair.both[::3]
+    said = (model.say(net, model.seen(pair.source, rows[:, 0])) - model.tensor(model.features_["mean"])) / net.trust
+    said = said.detach().numpy().astype(float)
+    truth = pair.target.dense(rows[:, 1]) - model.features_["mean"]
+    slope = (said * truth).sum() / (said**2).sum()
+    per_cell = (said * (truth - slope * said)).sum(axis=1)
+    expected = slope - np.sqrt((per_cell**2).sum()) / (said**2).sum()
+    assert model._trust(net, pair, rows) == pytest.approx(np.clip(expected, 0, 1), abs=1e-4)
 
 
 def test_a_prior_is_heard_and_one_of_strangers_is_said(mdata):
