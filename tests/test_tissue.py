@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anndata as ad
 import geopandas as gpd
 import matplotlib.pyplot as plt
 import numpy as np
@@ -93,3 +94,32 @@ def test_wrong_calls_say_what_to_pass(adata: Any, sdata: Any):
     with pytest.raises(InputError, match="lay nothing out"):
         sd.tl.spatial_domain(line, method="smoothed_pca", n_clusters=4)
     assert "smoothed_pca" not in adata.obs
+
+
+@pytest.mark.parametrize(
+    ("method", "knobs", "says"),
+    [
+        ("smoothed_pca", {"refine": -1}, "refine must be a whole number of at least 0"),
+        ("banksy", {"n_init": 0}, "n_init must be a whole number of at least 1"),
+        ("stagate", {"n_components": 0}, "n_components must be a whole number of at least 1"),
+        ("spagcn", {"n_clusters": None, "resolution": 0.0}, "resolution=0.0, but it must be above 0"),
+        ("leiden", {"n_neighbors": 1}, "n_neighbors must be a whole number of at least 2"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_computed(adata: Any, method: str, knobs: Any, says: str):
+    with pytest.raises(InputError, match=says):
+        sd.tl.spatial_domain(adata, **{"method": method, "n_clusters": 4, **knobs})
+    assert list(adata.obs) == ["domain", "slice"]
+    assert "scdance" not in adata.uns
+
+
+def test_cells_without_a_column_of_types_are_no_profiles():
+    spots, ref = sd.datasets.toy_mixtures()
+    before = list(spots.obs), list(spots.obsm)
+    with pytest.raises(InputError, match=r"each of the \d+ rows of `ref`.*group them: cell_type.*`labels_key=`"):
+        sd.tl.deconvolve(spots, ref, method="nnls")
+    assert (list(spots.obs), list(spots.obsm)) == before
+    profiles = ref.to_df().groupby(ref.obs["cell_type"].astype(str)).mean()
+    with_groups = ad.AnnData(profiles, obs=pd.DataFrame({"tissue": "blood"}, index=profiles.index))
+    sd.tl.deconvolve(spots, with_groups, method="nnls")  # a column that says the same of all groups nothing
+    assert list(spots.obsm["nnls"]) == list(profiles.index)

@@ -46,8 +46,8 @@ PARAMETERS = {
         "``'train'``. None: all that are in both modalities."
     ),
     "prior": (
-        "What is known of the features, for methods that use it: the path of a GMT file or of a table of links, "
-        "a dict of sets of genes, a DataFrame with columns source, target and perhaps weight, a networkx graph, or a sparse "
+        "What is known of the features, for methods that use it: the path of a GMT file or of a table of links, a dict "
+        "of sets of genes, a DataFrame with columns source, target and perhaps weight, a networkx graph, or a sparse "
         "matrix and the names of its rows."
     ),
     "symbols": "Gene symbol of features that are not called by it, such as proteins: ``dict(CD4_TotalSeqB='CD4')``.",

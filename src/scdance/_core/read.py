@@ -197,6 +197,8 @@ def reference(
                 f"`labels_key=`. `ref.obs` has {listed(ref.obs.columns)}."
             )
             raise InputError(msg)
+        if "ref.labels" in model.uses:
+            _refuse_cells(ref)
         _checks.unique_names(ref.obs_names, "ref.obs")
         given["labels"] = np.arange(ref.n_obs, dtype=np.int32)
         given["categories"] = [str(name) for name in ref.obs_names]
@@ -210,6 +212,21 @@ def reference(
         warn(f"{len(rare)} types of the reference have fewer than {FEW_CELLS} cells: {listed(rare)}.")
     given["labels"], given["categories"] = codes, categories
     return _from_matrix(ref, model, model.recipe, None, layer, recipe, given, genes=genes, role="ref", only=codes >= 0)
+
+
+def _refuse_cells(ref: Any) -> None:
+    """Refuse rows that a column of names groups: they are cells, each of which would count as a type."""
+    from pandas.api.types import is_numeric_dtype
+
+    names = [name for name, column in ref.obs.items() if not is_numeric_dtype(column)]
+    groups = [name for name in names if 1 < ref.obs[name].nunique() < ref.n_obs]
+    if groups:
+        msg = (
+            f"Without `labels_key=`, each of the {ref.n_obs} rows of `ref` is the profile of a type, but columns of "
+            f"`ref.obs` group them: {listed(groups)}. Pass the one with the cell types as `labels_key=`, or "
+            "`ref.to_df()` if these are profiles."
+        )
+        raise InputError(msg)
 
 
 def labels_of(obs: Any, key: str, owner: str) -> tuple[np.ndarray, list[str]]:

@@ -99,19 +99,16 @@ def recipes(n_top_genes: int | None, n_top_peaks: int | None) -> dict[str, Recip
     }
 
 
-def components(
-    cells: Cells, rows: np.ndarray, n: int | None, *, drop_first: bool = False, random_state: int = 0
-) -> np.ndarray:
+def components(cells: Cells, rows: np.ndarray, n: int | None, *, random_state: int = 0) -> np.ndarray:
     """Loadings of the truncated SVD, without centring, of the cells at `rows`: (n, n_vars) float32, orthonormal.
 
-    There are fewer where cells are fewer. `drop_first` leaves the first one out and takes one more: in weights of peaks
-    it says how many were seen. With `n` None, or where there are no more features, these stay as they are: the
-    identity.
+    There are fewer where cells are fewer. With `n` None, or where there are no more features, these stay as they are:
+    the identity.
     """
     if n is None or n >= cells.n_vars:
         return np.eye(cells.n_vars, dtype=np.float32)
-    svd = PCA(n + drop_first, center=False, random_state=random_state)
-    return svd.fit(lambda: _blocks(cells, rows), (len(rows), cells.n_vars)).components_[int(drop_first) :]
+    svd = PCA(n, center=False, random_state=random_state)
+    return svd.fit(lambda: _blocks(cells, rows), (len(rows), cells.n_vars)).components_
 
 
 def scores(cells: Cells, rows: Any, loadings: np.ndarray, *, unit_rows: bool = False) -> np.ndarray:

@@ -272,7 +272,9 @@ class OutOfGroups(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         each = h.chunk(len(self.parts), dim=1)
-        return torch.cat([part(some) for part, some in zip(self.parts, each, strict=True)], dim=1)[:, self.place]
+        return torch.cat([part(some) for part, some in zip(self.parts, each, strict=True)], dim=1).index_select(
+            1, self.place
+        )
 
 
 class Values(nn.Module):

@@ -77,7 +77,7 @@ class TwoAutoencoders(TorchMethod):
     n_layers: int = 1
     n_common: int = 100
     n_latent: int = 50
-    dropout: float = 0.2
+    dropout: float = 0.3
     error: Literal["squared", "absolute"] = "squared"
     reconstruct: float = 10.0
     adversary: float = 10.0
@@ -228,7 +228,7 @@ class CMAE(TwoAutoencoders, TorchPredictor):
     n_top_genes: int | None = 1000
     n_top_peaks: int | None = 10_000
     scale: bool = False
-    training: Train = Train(epochs=120, lr=2e-3, batch_size=256, patience=20)
+    training: Train = Train(epochs=None, steps=3000, lr=2e-3, batch_size=128, patience=20)
 
     cite = "Yang2021"
     uses = ("batch", "labels")  # type: ignore[assignment]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
+from scdance._checks import whole_number
 from scdance._core.cells import Cells
 from scdance.pp import Recipe
 
@@ -35,6 +36,10 @@ class Communities(Domains):
     @property
     def recipe(self) -> Recipe:
         return Recipe(normalize_total={}, log1p={}, select_genes={"n_top": self.n_top_genes})
+
+    def check(self) -> None:
+        super().check()
+        whole_number(self.n_neighbors, "n_neighbors", least=2)
 
     def fit(self, *, cells: Cells) -> Self:
         z = principal_components(cells, self.n_components, random_state=self.random_state)

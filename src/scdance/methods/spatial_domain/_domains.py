@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from scdance._checks import package
+from scdance._checks import InputError, package, whole_number
 from scdance._core.cells import Cells
 from scdance._core.method import Method
 from scdance.graph import fuzzy, kmeans, knn, leiden, louvain, majority, spatial, tied_mixture, with_n_clusters
 from scdance.pp import PCA, project
 
 N_NEAREST = 15  # in the latent space, where Leiden finds the number of domains
+LEAST = {"refine": 0, "n_init": 1, "n_components": 1}  # of numbers that methods have or not
 
 
 class Domains(Method):
@@ -48,6 +49,12 @@ class Domains(Method):
         super().check()
         if self.n_clusters is None:
             package("igraph", extra="leiden", why="Finding the number of domains (or pass `n_clusters=`)")
+        if not self.resolution > 0:
+            msg = f"resolution={self.resolution!r}, but it must be above 0; 1 is usual, and more gives more domains."
+            raise InputError(msg)
+        for name, least in LEAST.items():
+            if (value := getattr(self, name, None)) is not None:
+                whole_number(value, name, least=least)
 
     def divide(self, z: np.ndarray, cells: Cells, how: str = "mixture", *, n_neighbors: int = N_NEAREST) -> None:
         """Divide the latent space `z`, (n_obs, n_latent), into domains, and keep them.
