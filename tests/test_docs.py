@@ -113,7 +113,8 @@ def test_a_page_says_all_that_a_method_is(written: Path, task: str, name: str, g
 
 def slot_of(task: str, part: str, key: str) -> str:
     slot = TASKS[task].gives[part]
-    return f"`{slot.on}.{slot.where}[{slot.name.format(key=key)!r}]`"
+    whole = key + TASKS[task].suffix.format(target="<target>")
+    return f"`{slot.on}.{slot.where}[{slot.name.format(key=whole)!r}]`"
 
 
 @pytest.mark.parametrize(("name", "has_proba"), [("gmm", True), ("kmeans", False), ("leiden", False)])
