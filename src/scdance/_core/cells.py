@@ -224,7 +224,7 @@ class Pair:
         """Pair two modalities by the names of their cells; `obs_names` are those of the MuData, unique."""
         import pandas as pd
 
-        there = [[] if side is None else side.obs_names for side in (source, target)]
+        there: list[Any] = [[] if side is None else side.obs_names for side in (source, target)]
         at = np.column_stack([pd.Index(names).get_indexer(obs_names) for names in there])
         rows = np.flatnonzero((at >= 0).any(axis=1))
         return cls(source, target, at[rows], rows, len(obs_names), obs_names[rows])

@@ -315,7 +315,7 @@ def _pair(
     for role, name in roles.items():
         adata = mdata.mod[name]
         kind = kind_of_modality(name)
-        steps = model.recipe[kind] if isinstance(model.recipe, dict) else model.recipe
+        steps: Any = model.recipe[kind] if isinstance(model.recipe, dict) else model.recipe
         steps = task.units.get(kind, steps) if role == "target" else steps
         prep = model.preps_[role] if model.is_fitted else None
         own: dict[str, Any] = {"n_obs_in": adata.n_obs, "n_vars_in": adata.n_vars, "modality": kind}
@@ -324,7 +324,7 @@ def _pair(
         inside = None if teaching is None else np.isin(adata.obs_names.to_numpy(dtype=str), teaching)
         read_in[role] = _from_matrix(
             adata, model, steps, prep, layers.get(name), recipe, own, name=name,
-            **({"only": inside} if role == "target" else {"learn": inside}),
+            only=inside if role == "target" else None, learn=inside if role == "source" else None,
         )  # fmt: skip
         read_in[role].extra["input"]["modality"] = name
     if batch_key is not None:

@@ -196,15 +196,15 @@ def _mean_of(truth: Any, prediction: Any, of: Any) -> float:
 
 def _blocks(truth: Any, prediction: Any) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Rows of both, dense, 1,024 at a time."""
-    both = [each.tocsr() if sp.issparse(each) else np.atleast_2d(np.asarray(each)) for each in (truth, prediction)]
+    both: list[Any] = [truth, prediction]
+    both = [sp.csr_matrix(each) if sp.issparse(each) else np.atleast_2d(np.asarray(each)) for each in both]
     if both[0].shape != both[1].shape or 0 in both[0].shape:
         msg = f"The truth has shape {both[0].shape}, the prediction {both[1].shape}: expected the same, and not empty."
         raise InputError(msg)
     for start in range(0, both[0].shape[0], ROWS):
-        true, said = (each[start : start + ROWS] for each in both)
-        yield tuple(  # type: ignore[misc]
-            np.asarray(each.toarray() if sp.issparse(each) else each, dtype=np.float64) for each in (true, said)
-        )
+        rows = [each[start : start + ROWS] for each in both]
+        true, said = (np.asarray(each.toarray() if hasattr(each, "toarray") else each, np.float64) for each in rows)
+        yield true, said
 
 
 def skill_of_features(truth: ArrayLike, prediction: ArrayLike, mean: ArrayLike) -> NDArray[np.float64]:
