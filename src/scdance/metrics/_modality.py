@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from scdance._checks import InputError
 
@@ -197,7 +196,7 @@ def _mean_of(truth: Any, prediction: Any, of: Any) -> float:
 def _blocks(truth: Any, prediction: Any) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Rows of both, dense, 1,024 at a time."""
     both: list[Any] = [truth, prediction]
-    both = [sp.csr_matrix(each) if sp.issparse(each) else np.atleast_2d(np.asarray(each)) for each in both]
+    both = [each.tocsr() if hasattr(each, "tocsr") else np.atleast_2d(np.asarray(each)) for each in both]
     if both[0].shape != both[1].shape or 0 in both[0].shape:
         msg = f"The truth has shape {both[0].shape}, the prediction {both[1].shape}: expected the same, and not empty."
         raise InputError(msg)
