@@ -52,12 +52,13 @@ class ScMoFormer(TorchPredictor):
 
     When to use
     -----------
-    Proteins from RNA with a thousand paired cells or more, above all where a prior links genes and proteins.
+    To predict proteins from RNA as well as may be, from a thousand paired cells on, or to let what is known of genes
+    and proteins enter as a prior.
 
     When not
     --------
-    In a hurry, or with a few hundred cells: a net on singular vectors, or kernel ridge, comes close in a fraction of
-    the time.
+    In a hurry, or where the source says little of the target, as chromatin does of RNA: a net on singular vectors, or
+    ``"kernel_ridge"``, tells as much in a fraction of the time.
 
     Differs from the paper
     ----------------------
