@@ -264,7 +264,7 @@ def test_a_picture_that_shows_the_layers_helps_where_expression_hardly_does():
     rows, columns = np.indices(pixels.shape[:2])
     nearest = cdist(np.column_stack([columns.ravel(), rows.ravel()]), tissue.obsm["spatial"] * scale).argmin(axis=1)
     pixels[:, :, 1] = 60 * tissue.obs["domain"].cat.codes.to_numpy()[nearest].reshape(rows.shape)
-    with_, without = (solved(tissue, neighbor_weight=2.0, histology=each) for each in (True, False))
+    with_, without = (solved(tissue, neighbor_weight=2.0, histology=each, init="leiden") for each in (True, False))
     truth = tissue.obs["domain"]
     assert ari(truth, with_.obs["spagcn"]) > ari(truth, without.obs["spagcn"]) + 0.2
 

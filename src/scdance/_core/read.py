@@ -141,7 +141,7 @@ def read(
     if use_rep is not None:
         given["rep"] = _representation(adata, use_rep, model)
     if labels_key is not None:
-        given["labels"], given["categories"] = labels_of(adata.obs, labels_key, "adata")
+        given["labels"], given["categories"] = labels_of(adata, labels_key, "adata")
     pairs = None
     if must_link is not None or cannot_link is not None:
         pairs = checked_pairs(must_link, cannot_link, adata.obs_names)
@@ -203,7 +203,7 @@ def reference(
         given["labels"] = np.arange(ref.n_obs, dtype=np.int32)
         given["categories"] = [str(name) for name in ref.obs_names]
         return _from_matrix(ref, model, model.recipe, None, layer, recipe, given, genes=genes, role="ref")
-    codes, categories = labels_of(ref.obs, labels_key, "ref")
+    codes, categories = labels_of(ref, labels_key, "ref")
     if (codes < 0).any():
         warn(f"{int((codes < 0).sum())} of {ref.n_obs} cells of the reference have no label and are left out.")
     sizes = np.bincount(codes[codes >= 0], minlength=len(categories))
@@ -229,17 +229,21 @@ def _refuse_cells(ref: Any) -> None:
         raise InputError(msg)
 
 
-def labels_of(obs: Any, key: str, owner: str) -> tuple[np.ndarray, list[str]]:
-    """Codes of the labels, −1 where there is none, and their names in order."""
+def labels_of(adata: Any, key: str, owner: str) -> tuple[np.ndarray, list[str]]:
+    """Codes of the labels in a column of `obs`, −1 where there is none, and their names in order."""
+    where = f"{owner}.obs"
+    values = _checks.column(adata.obs, key, where=where, what="the column with the cell types", argument="labels_key")
+    return _coded(values, f"{where}[{key!r}]")
+
+
+def _coded(values: Any, where: str) -> tuple[np.ndarray, list[str]]:
     import pandas as pd
 
-    where = f"{owner}.obs"
-    values = _checks.column(obs, key, where=where, what="the column with the cell types", argument="labels_key")
     found = pd.Categorical(values)
     found = found.remove_unused_categories().remove_categories([c for c in found.categories if c == ""])
     if len(found.categories) < 2:
         there = listed(found.categories)
-        msg = f"`{where}[{key!r}]` holds {len(found.categories)} type ({there}); at least 2 are needed."
+        msg = f"`{where}` holds {len(found.categories)} type ({there}); at least 2 are needed."
         raise InputError(msg)
     return found.codes.astype(np.int32), [str(name) for name in found.categories]
 
@@ -362,7 +366,7 @@ def _of_source(mdata: Any, name: str, batch_key: str | None, labels_key: str | N
         out |= {"batch": found.codes.astype(np.int32), "batch_names": list(found.categories)}
     if labels_key is not None:
         values = _column_of(mdata, name, labels_key, "the column with the cell types", "labels_key")
-        out["labels"], out["categories"] = labels_of(pd.DataFrame({labels_key: values}), labels_key, f"mdata[{name!r}]")
+        out["labels"], out["categories"] = _coded(values, f"mdata[{name!r}].obs[{labels_key!r}]")
     return out
 
 

@@ -95,7 +95,7 @@ def collapse_types(
     """
     start = time.perf_counter()
     ref = opened(ref, ANNOTATE)
-    codes, types = labels_of(ref.obs, labels_key, "ref")
+    codes, types = labels_of(ref, labels_key, "ref")
     added = check_slots(ref, ANNOTATE, key_added, f"{labels_key}_collapsed")
     if added == labels_key:
         msg = (

@@ -59,9 +59,9 @@ class SpaGCN(Domains, TorchMethod):
     Differs from the paper
     ----------------------
     The layer is linear and the kernel constant, so their product with the features is formed once, and epochs cost the
-    same whatever the kernel; weights below 1e-6 are left out. The first centres are the authors', Leiden's; of the two
-    cortex slices of Visium a mixture of Gaussians (``init="mixture"``) gives better domains, of STARmap and osmFISH
-    worse ones, and no better ones over the four. The resolution that gives the wanted number is searched before
+    same whatever the kernel; weights below 1e-6 are left out. The first centres are those of a mixture of Gaussians,
+    which gives better domains of cortex slices of Visium than the authors' Leiden communities (``init="leiden"``), and
+    worse ones of STARmap and osmFISH. Leiden's resolution for the wanted number of domains is searched before
     training, and if training loses a domain, it is repeated with one centre more. Distances are those of the
     coordinates, not of rows and columns of the array, and depth is scaled before genes are dropped; the presets of
     DANCE differ from it in these, too. Beyond 10,000 spots, centres start from as many drawn at random.
@@ -71,9 +71,9 @@ class SpaGCN(Domains, TorchMethod):
     n_init
         Starts of the mixture, or of k-means.
     init
-        First centres where `n_clusters` is given: the means of "leiden" communities of the untrained latent space, of
-        "kmeans" in it, or of a "mixture" of Gaussians with one covariance of the weighted sums. Without `n_clusters`
-        they are Leiden's.
+        First centres where `n_clusters` is given: the means of a "mixture" of Gaussians with one covariance of the
+        weighted sums, of "leiden" communities of the untrained latent space, or of "kmeans" in it. Without
+        `n_clusters` they are Leiden's.
     neighbor_weight
         Mean total weight of the other spots in the sum of a spot, which itself weighs 1 (p of the paper); the width of
         the Gaussian is searched accordingly.
@@ -101,7 +101,7 @@ class SpaGCN(Domains, TorchMethod):
         the layer; every step takes all spots, whatever the batch size
     """
 
-    init: Literal["leiden", "kmeans", "mixture"] = "leiden"
+    init: Literal["mixture", "leiden", "kmeans"] = "mixture"
     neighbor_weight: float = 0.5
     cutoff: float = REACH
     histology: bool = False
