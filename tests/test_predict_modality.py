@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import anndata as ad
 import mudata
@@ -12,9 +14,14 @@ import pytest
 import scipy.sparse as sp
 
 import scdance as sd
+from scdance._checks import ScdanceError
+from scdance._core import registry
+from scdance._core.knobs import knobs
 from scdance._settings import unpulled
 
 N_TEACH = 200
+METHODS = registry.names("predict_modality")
+every_method = pytest.mark.parametrize("method", METHODS)
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +50,52 @@ def predict(mdata: mudata.MuData, method: Any = "linear", **arguments: Any) -> n
     return mdata["rna"].obsm[f"{method if isinstance(method, str) else 'linear'}_prot"]
 
 
+@pytest.fixture
+def brief(golden) -> Callable[[str], dict[str, Any]]:
+    """Small knobs of a method, and a single epoch where it counts epochs: enough for an answer that is not the mean."""
+
+    def of(method: str) -> dict[str, Any]:
+        there = knobs(registry.get("predict_modality", method))
+        row = golden["predict_modality"][method].get("knobs", {})
+        return row | ({"epochs": 1} if "epochs" in there else {})
+
+    return of
+
+
 # Who teaches
 
 
-def test_what_was_measured_of_cells_that_are_asked_changes_nothing(whole):
-    whole = joined(rna=whole["rna"], prot=whole["prot"])
-    whole["rna"].obs["is_train"] = np.arange(300) < N_TEACH
-    noisy = joined(rna=whole["rna"], prot=whole["prot"])
-    noise = np.random.default_rng(0).poisson(5, size=(100, 20))
-    noisy["prot"].X = sp.csr_matrix(np.vstack([whole["prot"].X[:N_TEACH].toarray(), noise]).astype(np.int32))
-    np.testing.assert_array_equal(predict(whole, split_key="is_train"), predict(noisy, split_key="is_train"))
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [(method, {}) for method in METHODS]
+    + [("scmogcn", {"transductive": True}), ("linear", {"n_ensemble": 2}), ("linear", {"interval": 0.8})],
+)
+def test_what_was_measured_of_cells_that_are_asked_changes_nothing(whole, brief, method, more):
+    rng = np.random.default_rng(0)
+    split = joined(rna=whole["rna"], prot=whole["prot"])
+    split["rna"].obs["is_train"] = rng.permutation(300) < N_TEACH
+    split["rna"].obs["batch"] = np.resize(list("abcd"), 300)
+    noisy = joined(rna=split["rna"], prot=split["prot"])
+    x = noisy["prot"].X.toarray()
+    asked = ~split["rna"].obs["is_train"].to_numpy()
+    x[asked] = rng.poisson(5, size=(asked.sum(), 20))
+    noisy["prot"].X = sp.csr_matrix(x)
+    for mdata in (split, noisy):
+        arguments = {"split_key": "is_train", "batch_key": "batch", **brief(method), **more}
+        sd.tl.predict_modality(mdata, method, source="rna", target="prot", progress=False, key_added="it", **arguments)
+    found = [sd.get.modality(mdata, "it") for mdata in (split, noisy)]
+    np.testing.assert_array_equal(found[0].X, found[1].X)
+    pd.testing.assert_frame_equal(found[0].var, found[1].var)
+    assert method == "mean" or (found[0].X.std(axis=0) > 0).any()
+
+
+@every_method
+def test_a_batch_in_which_nobody_taught_is_answered(mdata, brief, method):
+    mdata["rna"].obs["batch"] = np.where(np.arange(300) < N_TEACH, np.resize(list("abc"), 300), "of another site")
+    sd.tl.predict_modality(
+        mdata, method, source="rna", target="prot", batch_key="batch", progress=False, **brief(method)
+    )
+    assert np.isfinite(sd.get.modality(mdata, method).X).all()
 
 
 def test_a_split_is_the_same_as_a_target_that_is_not_there(whole, mdata):
@@ -191,11 +234,13 @@ def test_answers_keep_to_the_limits_that_are_asked_for(mdata):
     assert (between <= clr.max(axis=0) + 1e-5).all() and (between >= clr.min(axis=0) - 1e-5).all()
 
 
-def test_a_feature_that_never_changes_is_predicted_exactly(mdata):
+@every_method
+def test_a_feature_that_never_changes_is_predicted_exactly(mdata, brief, method):
     x = mdata["prot"].X.toarray()
     x[:, 3] = 0
     mdata["prot"].X = sp.csr_matrix(x)
-    assert (predict(mdata)[:, 3] == 0).all()
+    sd.tl.predict_modality(mdata, method, source="rna", target="prot", clip="none", progress=False, **brief(method))
+    assert (sd.get.modality(mdata, method).X[:, 3] == 0).all()
 
 
 def test_an_ensemble_answers_with_its_mean_and_its_spread(mdata):
@@ -231,22 +276,20 @@ def test_an_interval_that_so_few_cells_cannot_give_is_refused(mdata):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "said"),
+    ("typed", "said"),
     [({"n_ensemble": 0}, "at least 1"), ({"valid_share": 0.7}, "at most 0.5"), ({"interval": 1.5}, "between 0 and 1")],
 )
-def test_numbers_out_of_range_are_refused(mdata, knobs, said):
+def test_numbers_out_of_range_are_refused(mdata, typed, said):
     with pytest.raises(ValueError, match=said):
-        predict(mdata, **knobs)
+        predict(mdata, **typed)
     assert not mdata["rna"].obsm
 
 
 # Which cells are held out
 
 
-def held_out(batch: np.ndarray | None, **knobs: Any) -> tuple[np.ndarray, np.ndarray]:
-    from scdance._core import registry
-
-    model = registry.get("predict_modality", "linear")(**knobs)
+def held_out(batch: np.ndarray | None, **typed: Any) -> tuple[np.ndarray, np.ndarray]:
+    model = registry.get("predict_modality", "linear")(**typed)
     return model.held_out(np.arange(100), batch, "member 0")
 
 
@@ -263,6 +306,149 @@ def test_cells_at_random_are_held_out_where_batches_are_few_or_not_wanted():
     for stay, out in (two, cells, none):
         assert (len(stay), len(out)) == (85, 15)
     np.testing.assert_array_equal(none[1], two[1])
+
+
+def test_each_member_holds_out_as_many_cells_as_the_first():
+    model = registry.get("predict_modality", "scmoformer")(n_ensemble=5)
+    parts = [model.divide(member, np.arange(100), None) for member in range(5)]
+    assert {(len(stay), len(out)) for stay, out in parts} == {(85, 15)}
+    assert len({tuple(out) for _, out in parts}) == 5
+
+
+# What a beginner types
+
+
+class Wrong(NamedTuple):
+    """A call that cannot be answered, its error and what the message must say."""
+
+    typed: dict[str, Any]
+    error: type[Exception]
+    says: list[str]
+    spoil: Callable[[mudata.MuData], Any] = lambda mdata: None
+
+
+def holding(column: str, values: Any) -> Callable[[mudata.MuData], Any]:
+    """Give the RNA a column."""
+
+    def spoil(mdata: mudata.MuData) -> None:
+        mdata["rna"].obs[column] = np.resize(np.array(values, dtype=object), 300)
+
+    return spoil
+
+
+def negative(name: str) -> Callable[[mudata.MuData], Any]:
+    def spoil(mdata: mudata.MuData) -> None:
+        x = mdata[name].X.toarray().astype(float)
+        x[3, 2] = -4
+        mdata[name].X = x
+
+    return spoil
+
+
+def logged(mdata: mudata.MuData) -> None:
+    for each in mdata.mod.values():
+        x = each.X.toarray().astype(float)
+        each.layers["normalized"] = np.log1p(1e4 * x / x.sum(axis=1, keepdims=True))
+
+
+NORMALISED = {"layer": {"rna": "normalized", "prot": "normalized"}}
+WRONG = {
+    "source misspelt": Wrong({"source": "rnaa"}, KeyError, ["'rnaa'", "rna, prot", "Did you mean 'rna'?", "source="]),
+    "target misspelt": Wrong({"target": "pro"}, KeyError, ["'pro'", "rna, prot", "target="]),
+    "source and target the same": Wrong({"target": "gex"}, ValueError, ["both 'rna'", "pass two of rna, prot"]),
+    "no such split": Wrong({"split_key": "part"}, KeyError, ["'part'", "split_key="]),
+    "a split of numbers": Wrong(
+        {"split_key": "part"},
+        ValueError,
+        ["'part' should say True or 'train'", "holds 0, 1, 2"],
+        holding("part", range(3)),
+    ),
+    "nobody for training": Wrong(
+        {"split_key": "part"},
+        ValueError,
+        ["'part' should say True or 'train'", "holds test"],
+        holding("part", ["test"]),
+    ),
+    "negative values": Wrong({}, ValueError, ["mdata['rna'].X", "negative values", "-4", "layer="], negative("rna")),
+    "negative counts of proteins": Wrong(
+        {"method": "scmm"},
+        ValueError,
+        ["mdata['prot'].X", "negative values", "needs counts", "layer="],
+        negative("prot"),
+    ),
+    "a layer that is not there": Wrong(NORMALISED, KeyError, ["'normalized'", "mdata['rna'].layers", "layer="]),
+    "a layer of another modality": Wrong(
+        {"layer": {"rnaa": "counts"}}, ValueError, ["'rnaa'", "rna, prot", "Did you mean 'rna'?"]
+    ),
+    "normalised values for a model of counts": Wrong(
+        {"method": "scmm"} | NORMALISED,
+        ValueError,
+        ["layers['normalized']", "log-normalised", "counts", "layer="],
+        logged,
+    ),
+    "a batch that is missing": Wrong(
+        {"batch_key": "lane"}, ValueError, ["'lane' has 150 missing", "needs a batch"], holding("lane", ["a", None])
+    ),
+    "a method misspelt": Wrong(
+        {"method": "scmogn"}, ValueError, ["'scmogn'", "kernel_ridge", "Did you mean 'scmogcn'?"]
+    ),
+    "a knob misspelt": Wrong(
+        {"method": "babel", "n_latents": 3}, TypeError, ["'n_latents'", "Did you mean 'n_latent'?"]
+    ),
+    "a knob of another kind": Wrong({"method": "babel", "n_latent": "3"}, ValueError, ["n_latent='3'", "int", "64"]),
+    "a preset misspelt": Wrong({"method": "babel", "preset": "papers"}, ValueError, ["'papers'", "paper, dance"]),
+    "a number as prior": Wrong({"method": "scmogcn", "prior": 3}, TypeError, ["`prior` is a int", "GMT", "DataFrame"]),
+    "a prior that is no file": Wrong({"method": "scmogcn", "prior": "no.gmt"}, ValueError, ["no file 'no.gmt'", "GMT"]),
+    "a prior of strangers": Wrong(
+        {"method": "scmogcn", "prior": {"a": ["X", "Y"]}}, ValueError, ["none of the", "X, Y", "symbols"]
+    ),
+    "a prior for a method without": Wrong(
+        {"prior": {"a": ["X"]}}, ValueError, ["Linear takes no `prior=`", "Leave it out"]
+    ),
+    "symbols that are a list": Wrong(
+        {"method": "scmogcn", "prior": {"a": ["X", "Y"]}, "symbols": ["X"]},
+        TypeError,
+        ["`symbols` is a list", "a dict"],
+    ),
+}
+
+
+def contents(mdata: mudata.MuData) -> dict[str, Any]:
+    """All that a tool could change."""
+    names = ("obs", "obsm", "obsp", "var", "varm", "uns", "layers")
+    found: dict[str, Any] = {f"mdata.{part}": sorted(getattr(mdata, part).keys()) for part in names[:-1]}
+    for name, each in mdata.mod.items():
+        found |= {f"{name}.{part}": sorted(getattr(each, part).keys()) for part in names}
+        values = {"X": each.X, **each.layers}
+        found |= {f"{name} {part}": sp.csr_matrix(x).toarray().tobytes() for part, x in values.items()}
+    return found
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+def test_a_call_that_cannot_be_answered_says_what_to_type_and_changes_nothing(mdata, wrong):
+    wrong.spoil(mdata)
+    before = contents(mdata)
+    with pytest.raises(wrong.error) as raised, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sd.tl.predict_modality(mdata, **{"method": "linear", "source": "rna", "target": "prot", **wrong.typed})
+    said = str(raised.value)
+    assert [phrase for phrase in wrong.says if phrase not in said] == [], said
+    assert isinstance(raised.value, ScdanceError)
+    assert contents(mdata) == before
+
+
+def test_an_anndata_is_no_mudata(mdata):
+    with pytest.raises(TypeError, match=r"Expected MuData, found AnnData.*MuData\(\{'rna'"):
+        sd.tl.predict_modality(mdata["rna"], "linear")
+    predict(mdata)
+    with pytest.raises(TypeError, match="Expected MuData, found AnnData"):
+        sd.get.modality(mdata["rna"], "linear")
+
+
+def test_a_run_that_is_not_there_is_named_beside_those_that_are(mdata):
+    predict(mdata)
+    with pytest.raises(KeyError, match=r"no run 'babel'.*there are: linear_prot.*`key=`"):
+        sd.get.modality(mdata, "babel")
 
 
 # Data sets and plots
@@ -295,7 +481,7 @@ def test_the_scatter_has_a_point_for_each_cell_and_a_band_for_an_interval(mdata,
     points = [each for each in ax.collections if len(each.get_offsets()) == 100]
     assert len(points) == 1 and len(ax.collections) == (1 if interval is None else 2)
     assert ax.get_title().startswith("protein_3: skill")
-    with pytest.raises(ValueError, match="protein_99"):
+    with pytest.raises(ValueError, match=r"'protein_99'.*protein_0, .*Did you mean 'protein_9'\?"):
         sd.pl.modality_scatter(mdata, "linear", truth, "protein_99")
 
 

@@ -150,6 +150,8 @@ def test_few_matches_are_said_and_none_refused():
         (EDGES.assign(weight=np.nan), InputError, "finite"),
         ((sp.eye_array(3), ["CD3E", "LCK"]), InputError, r"\(3, 3\), but with 2 names"),
         ({"set": "CD3E"}, InputError, "'set' is 'CD3E', but must be a list"),
+        ({}, InputError, "is empty.*between tabs"),
+        (EDGES[:0], InputError, "is empty"),
         (sp.eye_array(7), WrongTypeError, "names of its rows"),
         (3, WrongTypeError, "is a int"),
     ],
@@ -157,3 +159,29 @@ def test_few_matches_are_said_and_none_refused():
 def test_what_is_no_prior_is_refused(prior, error, words):
     with pytest.raises(error, match=words):
         prior_graph(prior, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("sets.gmt", b"\x89HDF\xff"),
+        ("sets.gmt.gz", b"set\thttp\tCD3E\tLCK\n"),  # packed by its name only
+        ("edges.tsv", b""),
+        ("edges.xlsx", b"PK\x03\x04\xff"),
+    ],
+)
+def test_a_file_that_is_no_prior_is_named_with_the_endings_that_are(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"'{name}' cannot be read.*\.gmt for gene sets.*\.csv"):
+        prior_graph(tmp_path / name, NAMES)
+
+
+def test_a_column_of_var_gives_symbols_as_a_dict_does():
+    column = pd.Series(SYMBOLS)
+    assert abs(prior_graph(EDGES, NAMES, column)[0] - prior_graph(EDGES, NAMES, SYMBOLS)[0]).nnz == 0
+
+
+@pytest.mark.parametrize("symbols", [["CD3E"], "gene_symbol", pd.DataFrame(index=NAMES)])
+def test_symbols_that_map_nothing_are_refused(symbols):
+    with pytest.raises(WrongTypeError, match=f"`symbols` is a {type(symbols).__name__}, but must be a dict"):
+        prior_graph(EDGES, NAMES, symbols)

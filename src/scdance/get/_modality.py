@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scdance._core.objects import check_kind
 from scdance._core.task import PREDICT_MODALITY
 from scdance._core.write import record_of, run_of, slots_of
 
@@ -30,6 +31,8 @@ def modality(mdata: MuData, key: str) -> AnnData:
 
     Raises
     ------
+    TypeError
+        `mdata` is no MuData.
     KeyError
         No such run, or several; the message lists what there is.
 
@@ -44,6 +47,7 @@ def modality(mdata: MuData, key: str) -> AnnData:
     import anndata as ad
     import pandas as pd
 
+    check_kind(mdata, ("MuData",))
     adata, whole = run_of(mdata, PREDICT_MODALITY, key)
     features = dict(record_of(adata, PREDICT_MODALITY, whole)["features"])
     slots = slots_of(PREDICT_MODALITY, whole)

@@ -44,7 +44,8 @@ def prior_graph(
         Names of the features, (n,). A name may occur twice, as a gene and as a protein.
     symbols
         From the name of a feature to its symbol in the prior, or to several of them (the antibody CD3 binds to CD3D,
-        CD3E and CD3G); names that are absent, or whose symbol is empty, stand for themselves.
+        CD3E and CD3G); names that are absent, or whose symbol is empty, stand for themselves. A dict, or a Series such
+        as a column of ``var``.
 
     Returns
     -------
@@ -56,10 +57,10 @@ def prior_graph(
     Raises
     ------
     InputError
-        If the prior knows none of the features, a file is missing, a table has no columns of edges, names and matrix
-        do not fit, or a weight is negative or not a number.
+        If the prior is empty or knows none of the features, a file is missing or cannot be read, a table has no
+        columns of edges, names and matrix do not fit, or a weight is negative or not a number.
     WrongTypeError
-        If `prior` is something else.
+        If `prior` or `symbols` is something else.
 
     Examples
     --------
@@ -72,7 +73,7 @@ def prior_graph(
     {'n_matched': 3, 'share': 0.75, 'n_edges': 3, 'unmatched': ['ALB']}
     """
     names = [str(name) for name in names]
-    owner, own = _identifiers(names, symbols or {})
+    owner, own = _identifiers(names, _mapping(symbols))
     ids, links = _read(prior, own)
     node = _match(own, ids)
     known = node < len(ids)  # a feature that the prior does not know has a node of its own, which no edge reaches
@@ -93,6 +94,12 @@ def prior_graph(
 
 
 def _refuse_strangers(share: float, unmatched: list[str], ids: np.ndarray) -> None:
+    if not len(ids):
+        msg = (
+            "The prior is empty: it names no feature. A line of a GMT file has a name, a description and the genes, "
+            "between tabs; a table has a line for each edge."
+        )
+        raise InputError(msg)
     there = f"the features are {listed(unmatched, TOLD)}, the identifiers of the prior {listed(ids, TOLD)}"
     if share == 0:
         msg = (
@@ -102,6 +109,19 @@ def _refuse_strangers(share: float, unmatched: list[str], ids: np.ndarray) -> No
         raise InputError(msg)
     if share < FEW:
         warn(f"The prior knows only {share:.1%} of the features; of those that it does not know {there}.")
+
+
+def _mapping(symbols: Any) -> Mapping[str, Any]:
+    """Symbols as a dict; of a Series, its index and values."""
+    if symbols is None or isinstance(symbols, Mapping):
+        return symbols or {}
+    if not (hasattr(symbols, "to_dict") and hasattr(symbols, "index")) or hasattr(symbols, "columns"):
+        msg = (
+            f"`symbols` is a {type(symbols).__name__}, but must be a dict from the names of the features to their "
+            "identifiers in the prior, such as {'CD3_TotalSeqB': 'CD3E'}, or a column of `var`."
+        )
+        raise WrongTypeError(msg)
+    return symbols.to_dict()  # type: ignore[no-any-return]
 
 
 def _identifiers(names: list[str], symbols: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -199,14 +219,23 @@ def _file(path: Path, own: np.ndarray) -> tuple[np.ndarray, Any]:
         msg = f"There is no file {str(path)!r}. Pass the path of a GMT file or of a table of edges as `prior`."
         raise InputError(msg)
     ending = "".join(path.suffixes[-2:]).lower().removesuffix(".gz")
-    if ending.endswith(".gmt"):
-        return _sets(_gmt(path))
+    try:
+        found: Any = _gmt(path) if ending.endswith(".gmt") else _text_table(path, ending)
+    except (ValueError, OSError, EOFError) as error:  # no text, not packed as its name says, without a line
+        msg = (
+            f"The file {path.name!r} cannot be read as gene sets or a table ({type(error).__name__}: {error}). A prior "
+            "ends in .gmt for gene sets, in .csv, .tsv or .txt for a table of edges, or in one of these and .gz."
+        )
+        raise InputError(msg) from error
+    return _sets(found) if isinstance(found, dict) else _table(found, _sides(found, own))
+
+
+def _text_table(path: Path, ending: str) -> Any:
+    """A table whose columns are parted by commas, by blanks in a .txt (as STRING has it), else by tabs."""
     import pandas as pd
 
-    table = pd.read_csv(
-        path, sep="," if ending.endswith(".csv") else r"\s+" if ending.endswith(".txt") else "\t", dtype=str
-    )
-    return _table(table, _sides(table, own))
+    sep = "," if ending.endswith(".csv") else r"\s+" if ending.endswith(".txt") else "\t"
+    return pd.read_csv(path, sep=sep, dtype=str)
 
 
 def _gmt(path: Path) -> dict[str, list[str]]:

@@ -63,7 +63,7 @@ def modality_scatter(
     """
     found = compared(mdata, PREDICT_MODALITY, key, truth)
     skills = skill_of_features(found["truth"], found["prediction"], found["mean"])
-    names = list(found["names"])
+    names = [str(name) for name in found["names"]]
     which = int(np.nanargmax(skills)) if feature is None else names.index(one_of(feature, names, "feature"))
     said, true = found["prediction"][:, which], _column(found["truth"], which)
     ax = single(ax, SCATTER)
