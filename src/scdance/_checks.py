@@ -113,7 +113,7 @@ def unique_names(names: Any, where: str) -> None:
         first = list(dict.fromkeys(names[names.duplicated()]))
         msg = (
             f"`{where}_names` must be unique, but {listed(first, 3)} occur more than once. "
-            f"Make them so: `adata.{where}_names_make_unique()`."
+            f"Make them so: `{'' if '.' in where else 'adata.'}{where}_names_make_unique()`."
         )
         raise InputError(msg)
 

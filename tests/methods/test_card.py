@@ -13,7 +13,7 @@ import scipy.optimize
 import scipy.sparse as sp
 
 import scdance as sd
-from scdance._checks import InputError
+from scdance._checks import InputError, MissingKeyError
 from scdance._core import registry
 from scdance.pp import GaussKernel, _gauss_kernel
 
@@ -117,6 +117,31 @@ def problem(n: int = 60, k: int = 4, g: int = 50, noise: float = 0.05, seed: int
 
 
 @pytest.mark.parametrize("update", ["coordinate", "multiplicative"])
+def test_the_objective_is_that_of_whole_matrices_and_does_not_fall(update):
+    data, near, (x, b) = problem()
+    coords = np.random.default_rng(1).random((60, 2))
+    near = card._Near.of(GaussKernel(coords, 0.1), 60, None)
+    w = np.exp(-((coords[:, None] - coords) ** 2).sum(axis=-1) / (2 * 0.1**2)) - np.eye(60)
+    (n, m), k, phi, history = x.shape, len(b), np.array([0.5, 0.99]), []
+    for steps in range(1, 31):
+        found = card._fit(data, near, phi, np.full((n, 2, k), 1 / k), update, 1e-300, steps)
+        for i in range(2):
+            v, lam, s2, prior = found.v[:, i], found.lam[i], found.sigma2[i], np.diag(w.sum(axis=1)) - phi[i] * w
+            apart = v - found.b[i]
+            rough = np.einsum("nk,nm,mk->k", apart, prior, apart)
+            residual = (data.trust[:, None] * (x - v @ b) ** 2).sum()
+            assert s2 == pytest.approx(residual / (m * n))
+            expected = (
+                -m * n / 2 * np.log(s2) - residual / (2 * s2) - n / 2 * np.log(lam).sum() - (rough / lam).sum() / 2
+                - 2 * np.log(lam).sum() - (n / 2 / lam).sum()
+            )  # fmt: skip
+            assert found.objective[i] == pytest.approx(expected)
+        history.append(found.objective)
+    assert (np.diff(history, axis=0) >= -1e-6 * np.abs(history[0])).all()
+    assert (history[-1] > history[0]).all()
+
+
+@pytest.mark.parametrize("update", ["coordinate", "multiplicative"])
 def test_the_end_is_where_the_gradient_is_zero_on_positive_amounts(update):
     data, near, _ = problem()
     phi, start = np.array([0.1, 0.99]), np.full((60, 2, 4), 0.25)
@@ -148,13 +173,31 @@ def test_without_places_it_is_non_negative_least_squares(spots, ref):
     np.testing.assert_allclose(unweighted[5], b / b.sum(), atol=1e-4)
 
 
-def test_no_coordinates_are_the_same_as_leaving_them_out(spots, ref):
+@pytest.mark.parametrize("places", ["none", "all 0"])
+def test_no_coordinates_are_the_same_as_leaving_them_out_and_told(spots, ref, places):
     nowhere = spots.copy()
-    del nowhere.obsm["spatial"]
-    np.testing.assert_array_equal(deconvolved(nowhere, ref), deconvolved(spots, ref, location_free=True))
-    sd.tl.deconvolve(nowhere, ref, method="card", labels_key="cell_type")
+    if places == "none":
+        del nowhere.obsm["spatial"]
+    else:
+        nowhere.obsm["spatial"][:] = 0
+    with pytest.warns(UserWarning, match="no coordinates, or all of them are 0.*`spatial_key=`.*`location_free=True`"):
+        sd.tl.deconvolve(nowhere, ref, method="card", labels_key="cell_type", n_boot=0)
+    np.testing.assert_array_equal(nowhere.obsm["card"], deconvolved(spots, ref, location_free=True))
     assert notes(nowhere)["location_free"]
     assert notes(nowhere)["phi"] == 0
+
+
+def test_coordinates_that_are_left_out_cannot_be_wrong(spots, ref):
+    without = deconvolved(spots, ref, location_free=True)
+    spots.obsm["spatial"][3] = np.nan
+    np.testing.assert_array_equal(deconvolved(spots, ref, location_free=True), without)
+    with pytest.raises(InputError, match="missing or infinite for 1 of 97 spots"):
+        deconvolved(spots, ref)
+
+
+def test_a_key_of_coordinates_that_was_typed_has_to_be_there(spots, ref):
+    with pytest.raises(MissingKeyError, match=r"no `obsm\['spatail'\]`; obsm has .*spatial"):
+        deconvolved(spots, ref, spatial_key="spatail")
 
 
 def test_many_counts_leave_the_prior_nothing_to_say(spots, ref):
@@ -282,8 +325,8 @@ def test_a_spot_alone_is_deconvolved(spots, ref):
         ({"phi": ()}, "must be one or more values"),
         ({"sigma": 0.0}, "sigma=0.0, but it must be above 0"),
         ({"strength": -1.0}, "strength=-1.0, but it must be above 0"),
-        ({"n_boot": -1}, "n_boot=-1, but it must be at least 0"),
-        ({"max_iter": 0}, "max_iter=0, but it must be at least 1"),
+        ({"n_boot": -1}, "n_boot must be a whole number of at least 0, but is -1"),
+        ({"max_iter": 0}, "max_iter must be a whole number of at least 1, but is 0"),
         ({"phi_criterion": "likelihood"}, "'objective', 'marginal'"),
     ],
     ids=["one", "none", "sigma", "strength", "draws", "steps", "criterion"],
@@ -294,6 +337,6 @@ def test_wrong_numbers_are_refused(spots, ref, arguments, says):
 
 
 def test_coordinates_that_are_all_equal_lay_nothing_out(spots, ref):
-    spots.obsm["spatial"] = np.zeros((spots.n_obs, 2))
+    spots.obsm["spatial"] = np.ones((spots.n_obs, 2))
     with pytest.raises(InputError, match="1 different places"):
         deconvolved(spots, ref)

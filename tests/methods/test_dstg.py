@@ -165,6 +165,12 @@ def test_a_spot_that_is_there_twice_gets_nearly_the_same_shares(ref: ad.AnnData,
     assert np.median(same) < 0.05
 
 
+def test_a_spot_alone_is_deconvolved(ref: ad.AnnData, spots: ad.AnnData):
+    alone = spots[:1].copy()
+    sd.tl.deconvolve(alone, ref, method="dstg", labels_key="cell_type", **SMALL)
+    assert alone.obsm["dstg"].to_numpy().sum() == pytest.approx(1, abs=1e-5)
+
+
 def test_mixtures_are_sums_of_the_cells_that_were_drawn():
     rng = np.random.default_rng(0)
     cells = canonical(rng.poisson(1, (20, 6)))

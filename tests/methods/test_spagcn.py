@@ -109,6 +109,18 @@ def test_leaving_small_weights_out_changes_no_domain(tissue):
     assert np.sqrt(np.mean((some.obsm["X_spagcn"] - all_.obsm["X_spagcn"]) ** 2)) < 1e-4
 
 
+def test_the_layer_gives_the_same_of_sums_without_small_weights(tissue):
+    model = sd.fit("spatial_domain", tissue, method="spagcn", n_clusters=4, n_init=2)
+    coords, x = tissue.obsm["spatial"], np.random.default_rng(0).normal(size=(400, model.n_inputs_))
+    length = model.notes_["kernel_length"]
+    (z, log_q), (all_z, all_log_q) = (
+        model._assigned(torch.from_numpy(smoothed(x.astype(np.float32), coords, length, cutoff=cutoff)))
+        for cutoff in (model.cutoff, np.inf)
+    )
+    assert (z - all_z).abs().max() < 1e-4
+    assert (log_q.argmax(dim=1) == all_log_q.argmax(dim=1)).all()
+
+
 def test_sums_without_small_weights_are_those_of_all_pairs(coords):
     x = np.random.default_rng(0).normal(size=(len(coords), 30)).astype(np.float32)
     some, all_ = smoothed(x, coords, 150.0), smoothed(x, coords, 150.0, cutoff=np.inf)

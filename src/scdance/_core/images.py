@@ -37,7 +37,7 @@ def read_images(
         return None
     codes, names = (np.zeros(len(coords), dtype=int), [""]) if slices is None else slices
     in_elements = kind_of(data) == "SpatialData" and len(data.images) > 0
-    if not in_elements and not table.uns.get("spatial"):
+    if not in_elements and not any(held.get("images") for held in table.uns.get("spatial", {}).values()):
         if image_key is not None:
             msg = f"There is no image {image_key!r}: neither `uns['spatial']` nor a SpatialData holds any."
             raise MissingKeyError(msg)
@@ -58,12 +58,13 @@ def read_images(
 
 def _library(table: Any, name: str, key: str | None) -> tuple[Callable[[], np.ndarray], np.ndarray]:
     """Loader and place of a picture in ``uns["spatial"]``: of the library of this name, or of the only one."""
-    libraries = {str(each): held for each, held in table.uns["spatial"].items() if "images" in held}
+    libraries = {str(each): held for each, held in table.uns["spatial"].items() if held.get("images")}
     if not name and len(libraries) == 1:
         name = next(iter(libraries))
     if name not in libraries:
+        wanted = f"none of slice {name!r}" if name else "the spots are not told apart"
         msg = (
-            f"`uns['spatial']` holds pictures of {listed(libraries)}, but none of slice {name!r}. Pass the column of "
+            f"`uns['spatial']` holds pictures of {listed(libraries)}, but {wanted}. Pass the column of "
             "`obs` with these names as `library_key=`."
         )
         raise MissingKeyError(msg)

@@ -16,6 +16,14 @@ from .task import Task
 # Names under which a modality may stand, by its kind.
 ALIASES = {"rna": ("rna", "gex"), "prot": ("prot", "adt", "protein"), "atac": ("atac", "peaks")}
 FEWEST_PLACES = 3  # different coordinates that make a tissue
+SPATIAL = "spatial"  # where coordinates stand unless a key is typed
+# Columns that hold coordinates in the files of common platforms, in lower case; first along x.
+COLUMNS = (
+    ("x", "y"),
+    ("x_centroid", "y_centroid"),
+    ("center_x", "center_y"),
+    ("pxl_col_in_fullres", "pxl_row_in_fullres"),
+)
 
 
 def kind_of(data: Any) -> str:
@@ -57,7 +65,10 @@ READERS = {
 def check_shape(adata: Any, what: str = "The AnnData") -> Any:
     """Refuse an AnnData without cells or genes."""
     if 0 in adata.shape:
-        msg = f"{what} has {adata.n_obs} cells × {adata.n_vars} genes; at least one of each is needed."
+        msg = (
+            f"{what} has {adata.n_obs} cells × {adata.n_vars} genes; at least one of each is needed. Look at the "
+            "filter or selection that left none."
+        )
         raise InputError(msg)
     return adata
 
@@ -75,7 +86,13 @@ def opened(data: Any, task: Task, table_key: str | None = None) -> Any:
         return data
     names = list(data.tables)
     if table_key is None:
-        if len(names) != 1:
+        if not names:
+            msg = (
+                "The SpatialData has no table, which would hold the expression of each spot. "
+                "Add one: `sdata.tables['table'] = adata`."
+            )
+            raise InputError(msg)
+        if len(names) > 1:
             msg = f"The SpatialData has {len(names)} tables ({listed(names)}); pass one of them as `table_key=`."
             raise InputError(msg)
         table_key = names[0]
@@ -126,7 +143,14 @@ def places(data: Any, table: Any, *, spatial_key: str, coordinate_system: str) -
             return _checked(found, f"coordinate system {coordinate_system!r}")
     if spatial_key not in table.obsm:
         return None
-    values = np.asarray(table.obsm[spatial_key], dtype=np.float64)
+    try:
+        values = np.asarray(table.obsm[spatial_key], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"`obsm[{spatial_key!r}]` must hold numbers, but {error}. Convert it: "
+            f"`adata.obsm[{spatial_key!r}] = adata.obsm[{spatial_key!r}].astype(float)`."
+        )
+        raise InputError(msg) from error
     if values.ndim != 2 or values.shape[1] not in (2, 3):
         msg = f"`obsm[{spatial_key!r}]` has shape {values.shape}, but ({table.n_obs}, 2) or (…, 3) is expected."
         raise InputError(msg)
@@ -139,21 +163,50 @@ def needed_places(data: Any, table: Any, who: str, *, spatial_key: str, coordina
     if found is None:
         msg = (
             f"{who} needs the coordinates of the spots, but there is no `obsm[{spatial_key!r}]`; "
-            f"obsm has {listed(table.obsm)}. Pass the key that holds them as `spatial_key=`."
+            f"obsm has {listed(table.obsm)}. Pass the key that holds them as `spatial_key=`"
+            f"{_from_columns(table, spatial_key)}."
         )
         raise MissingKeyError(msg)
     return found
+
+
+def offered_places(data: Any, table: Any, who: str, *, spatial_key: str, coordinate_system: str) -> np.ndarray | None:
+    """The same for `who` can do without: None if there are none, or all are 0; a key that was typed must be there."""
+    placed = kind_of(data) == "SpatialData" and table.uns.get("spatialdata_attrs") is not None
+    there = not placed and spatial_key in table.obsm
+    if there and table.n_obs > 1 and not np.asarray(table.obsm[spatial_key]).any():
+        return None
+    if spatial_key != SPATIAL:
+        return needed_places(data, table, who, spatial_key=spatial_key, coordinate_system=coordinate_system)
+    return places(data, table, spatial_key=spatial_key, coordinate_system=coordinate_system)
+
+
+def _from_columns(table: Any, spatial_key: str) -> str:
+    """How to make coordinates of columns of `obs`, if some are called like them or `obsm` holds nothing."""
+    known = {str(name).lower(): str(name) for name in table.obs}
+    pair = next(([known[x], known[y]] for x, y in COLUMNS if x in known and y in known), None)
+    if pair is None and len(table.obsm):
+        return ""
+    line = f"`adata.obsm[{spatial_key!r}] = adata.obs[{pair or ['x', 'y']}].to_numpy()`"
+    return f", or write them there: {line}{'' if pair else ' with your columns'}"
 
 
 def _checked(values: np.ndarray, where: str) -> np.ndarray:
     """Refuse coordinates that lay nothing out."""
     if not np.isfinite(values).all():
         n_bad = int((~np.isfinite(values)).any(axis=1).sum())
-        msg = f"The coordinates in {where} are missing or infinite for {n_bad} of {len(values)} spots."
+        line = f": `adata = adata[np.isfinite(adata.{where}).all(axis=1)].copy()`" if where.startswith("obsm") else ""
+        msg = (
+            f"The coordinates in {where} are missing or infinite for {n_bad} of {len(values)} spots. Fill them in, or "
+            f"leave these spots out{line}."
+        )
         raise InputError(msg)
     n = len(np.unique(values, axis=0))
     if n < min(FEWEST_PLACES, len(values)):
-        msg = f"The coordinates in {where} hold {n} different places for {len(values)} spots, so they lay nothing out."
+        msg = (
+            f"The coordinates in {where} hold {n} different places for {len(values)} spots, so they lay nothing out. "
+            f"Pass the true ones as `{'spatial_key' if where.startswith('obsm') else 'coordinate_system'}=`."
+        )
         raise InputError(msg)
     return values
 
@@ -172,7 +225,10 @@ def _centroids(sdata: Any, table: Any, coordinate_system: str) -> np.ndarray | N
     for region in dict.fromkeys(regions):
         elements = {**sdata.shapes, **sdata.labels, **sdata.points}
         if region not in elements:
-            msg = f"The table annotates {region!r}, but the SpatialData has {listed(elements)}."
+            msg = (
+                f"The table annotates {region!r}, but the SpatialData has {listed(elements)}. Add that element, or "
+                "pass the table alone, an AnnData, with its coordinates in `obsm['spatial']`."
+            )
             raise MissingKeyError(msg)
         systems = list(get_transformation(elements[region], get_all=True))
         if coordinate_system not in systems:

@@ -33,7 +33,7 @@ from .objects import (
     kind_of_modality,
     modality,
     needed_places,
-    places,
+    offered_places,
     slices_of,
     two_modalities,
 )
@@ -82,7 +82,7 @@ def read_roles(
         if "coords" in model.needs:
             coords = needed_places(data, table, type(model).__name__, **where)
         else:
-            coords = places(data, table, **where)
+            coords = offered_places(data, table, type(model).__name__, **where)
     for word, argument, value in (("slice", "library_key", library_key), ("image", "image_key", image_key)):
         if value is not None:
             _refuse_word(model, word, argument)

@@ -86,7 +86,7 @@ def scan(
         return "fractional counts", depth
     warn(
         f"{fractions} values of `{where}` have fractions (up to {high:.3g}); they are taken as counts corrected for "
-        "background or estimated by RSEM. If they are normalised, pass the raw counts as `layer=`."
+        f"background or estimated by RSEM. If they are normalised, pass the raw counts as `{_argument(where)}=`."
     )
     return "fractional counts", depth
 
@@ -112,10 +112,17 @@ def _instead(adata: Any, where: str) -> str:
     """Sentences that say what else the object holds and what to type."""
     kept = [f"layers[{each!r}]" for each in adata.layers]
     kept += [name for name, value in (("X", adata.X), ("raw", adata.raw)) if value is not None]
-    others = [name for name in kept if name != where]
+    others = [name for name in kept if name != where.removeprefix("ref.")]
     there = f" The object also holds {listed(others)}." if others else ""
-    raw = " (from raw: `adata.layers['counts'] = adata.raw[:, adata.var_names].X`)" if "raw" in others else ""
-    return f"{there} Pass the layer with raw counts as `layer=`{raw}."
+    name = "ref" if where.startswith("ref.") else "adata"
+    code = f"`{name}.layers['counts'] = {name}.raw[:, {name}.var_names].X`"
+    raw = f" (from raw: {code})" if "raw" in others else ""
+    return f"{there} Pass the layer with raw counts as `{_argument(where)}=`{raw}."
+
+
+def _argument(where: str) -> str:
+    """What names the layer of the object that `where` belongs to."""
+    return "ref_layer" if where.startswith("ref.") else "layer"
 
 
 def _imputed_from(adata: Any, where: str) -> tuple[str, str]:

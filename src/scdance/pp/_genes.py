@@ -138,7 +138,12 @@ def _no_overlap(wanted: list[str], present: list[str], n_shared: int, what: str,
         return msg + f"They agree but for {why}: rename them, `adata.var_names = adata.var_names.str.{best}`."
     if len(set(present) & {_VERSION.sub("", name) for name in wanted}) > 0.8 * min(len(wanted), len(present)):
         return msg + (
-            "They agree but for the version suffix of the model's: fit it on names without, "
+            f"They agree but for the version suffix of the {who}'s: fit it on names without, "
             "`ref.var_names = ref.var_names.str.split('.').str[0]`."
+        )
+    if who == "reference":
+        return msg + (
+            "Name the genes of both alike first: `adata.var_names = adata.var[column]`, or the same for `ref`, with "
+            "the column of `var` that holds the other's kind of names."
         )
     return msg + "Set `adata.var_names` to the kind of identifier the model was fitted with."

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scdance._checks import InputError
+from scdance._checks import InputError, warn, whole_number
 from scdance._core.cells import Cells
 from scdance.pp import GaussKernel, blocks
 
@@ -72,7 +72,7 @@ class CARD(Deconvolver):
         "keep": a type with twice the counts per cell needs half the cells, so shares are of cells; "unit":
         profiles are made to sum to 1, so shares are of RNA.
     location_free
-        Leave out the coordinates; without any in the object that is done by itself.
+        Leave out the coordinates; without any in the object that is done by itself, with a warning.
     sigma
         Width of the kernel, as part of the longest side of the slice.
     strength
@@ -111,18 +111,27 @@ class CARD(Deconvolver):
     exempt = {"predicts_a_cell_on_its_own": "the spots of a slice inform each other"}
     presets = {"paper": PAPER, "dance": {**PAPER, "max_iter": 10, "tol": 1e-10}}
 
+    def __post_init__(self) -> None:
+        if self.location_free:  # coordinates that are not wanted cannot be wrong
+            self.uses = ("ref.labels", "slice")  # type: ignore[misc]
+
     def check(self) -> None:
         if not (self.phi and all(0 <= phi < 1 for phi in self.phi)):
             msg = f"phi={self.phi!r}, but it must be one or more values from 0 to below 1."
             raise InputError(msg)
-        for count, least in (("max_iter", 1), ("n_boot", 0)):
-            if getattr(self, count) < least:
-                msg = f"{count}={getattr(self, count)!r}, but it must be at least {least}."
-                raise InputError(msg)
+        whole_number(self.max_iter, "max_iter", least=1)
+        whole_number(self.n_boot, "n_boot")
         for name, value in (("sigma", self.sigma), ("strength", self.strength), ("tol", self.tol)):
             if value is not None and not value > 0:
                 msg = f"{name}={value!r}, but it must be above 0."
                 raise InputError(msg)
+
+    def check_cells(self, cells: Cells) -> None:
+        if cells.coords is None and not self.location_free:
+            warn(
+                "There are no coordinates, or all of them are 0, so that CARD fits each spot by itself. Pass the key "
+                "of `obsm` that holds them as `spatial_key=`, or `location_free=True` to do without."
+            )
 
     def predict(self, *, cells: Cells) -> dict[str, Any]:
         profiles, columns = self.at_hand(cells)
@@ -156,17 +165,10 @@ class CARD(Deconvolver):
     def _tell(self, found: _Found, phi: np.ndarray, score: np.ndarray, best: int, near: _Near, shallow: int) -> None:
         """Keep what the run record says of this call."""
         self.notes_ = {
-            **self.notes_,
-            "location_free": near.free,
-            "phi": float(phi[best]),
-            "phis": phi,
-            "score_of_phi": score,
-            "n_iter": found.n_iter,
-            "sigma2": float(found.sigma2[best]),
-            "lambda": found.lam[best],
-            "b": found.b[best],
-            "n_spots_below_100_counts": shallow,
-        }
+            **self.notes_, "location_free": near.free, "phi": float(phi[best]), "phis": phi, "score_of_phi": score,
+            "n_iter": found.n_iter, "sigma2": float(found.sigma2[best]), "lambda": found.lam[best],
+            "b": found.b[best], "n_spots_below_100_counts": shallow,
+        }  # fmt: skip
 
     def _sd(
         self, spots: _Spots, near: _Near, phi: float, v: np.ndarray, known: dict[str, Any], roots: Any, order: Any

@@ -286,6 +286,8 @@ def directions(
     else:
         shape = (one.shape[0], other.shape[0])
         of, back = (lambda v: one.of(other.back(v))), (lambda u: other.of(one.back(u)))
+    if shape[1] == 1:  # a single spot has one direction, which no iteration has to find
+        return of(np.ones(1))[:, None], np.ones((1, 1))
     n = min(n, *(size - 1 for size in shape))
     start = rng.standard_normal(min(shape))
     u, s, vt = svds(LinearOperator(shape, matvec=of, rmatvec=back, dtype=np.float64), k=n, v0=start)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Self
 
+import numpy as np
+
+from scdance._checks import InputError
 from scdance._core.cells import Cells
 from scdance.graph import normalize, self_loops, spatial
 from scdance.pp import Recipe
@@ -53,6 +56,16 @@ class SmoothedPCA(Domains):
     @property
     def recipe(self) -> Recipe:
         return Recipe(normalize_total={}, log1p={}, select_genes={"n_top": self.n_top_genes})
+
+    def check_cells(self, cells: Cells) -> None:
+        super().check_cells(cells)
+        most = cells.n_obs if cells.slice is None else int(np.bincount(cells.slice).max())
+        if self.rounds and most <= self.n_neighbors + 1:
+            msg = (
+                f"n_neighbors={self.n_neighbors} averages each spot with all others, as no slice has more than {most}: "
+                "they would all be alike. Pass fewer, or use `sd.tl.cluster`, which looks at no places."
+            )
+            raise InputError(msg)
 
     def fit(self, *, cells: Cells) -> Self:
         z = principal_components(cells, self.n_components, random_state=self.random_state)
