@@ -137,6 +137,17 @@ def test_leiden_labels_stay_and_new_cells_follow_their_nearest_neighbour(adata):
     assert model.notes_["n_neighbors"] == 30  # a tenth of the cells
 
 
+def test_without_a_number_the_clusters_are_those_of_the_way_that_is_asked_for(adata):
+    from scdance.graph import choose_k
+
+    for how in ("stability", "scgnn"):
+        model, cells = cells_of(adata, k_method=how, resolution=0.5)
+        result, _ = solve(model, cells=cells, progress=False)
+        choice = choose_k(result["embedding"], how=how, resolution=0.5)
+        np.testing.assert_array_equal(result["labels"], choice.labels)
+        assert model.notes_["k_selection"]["n_clusters"].tolist() == choice.table["n_clusters"].tolist()
+
+
 @pytest.mark.parametrize("k", [4, 8, 16])
 def test_the_number_of_clusters_is_near_the_planted_one(k):
     adata = sd.datasets.toy_clusters(n_obs=60 * k, n_vars=300, k=k, n_de=30, lfc=2)

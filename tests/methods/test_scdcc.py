@@ -9,6 +9,8 @@ from sklearn.metrics import adjusted_rand_score
 
 import scdance as sd
 from scdance._checks import InputError
+from scdance._core.read import read
+from scdance._core.run import make, solve, watched
 from scdance.methods.cluster.scdcc import _cannot, _must, _Turns
 
 SHORT = {"encoder": (32,), "n_latent": 8, "sigma": 1.0, "pretrain_steps": 60, "epochs": 12, "tol": 0.0}
@@ -102,6 +104,19 @@ def test_a_checkpoint_of_other_pairs_is_not_continued(adata, tmp_path):
         run(adata, must_link=[[0, 2]], checkpoint=tmp_path)
 
 
+@pytest.mark.parametrize(("ml_weight", "cl_weight"), [(2.0, 0.0), (0.0, 3.0), (2.0, 3.0)])
+def test_each_kind_of_pair_has_its_own_weight(adata, ml_weight, cl_weight):
+    must, cannot = np.array([[0, 1], [2, 3], [4, 5]]), np.array([[6, 7], [8, 9]])
+    model = make("cluster", "scdcc", {"n_clusters": 4, **SHORT, "ml_weight": ml_weight, "cl_weight": cl_weight})
+    cells = read(adata, model, must_link=must, cannot_link=cannot)
+    proba = solve(model, cells=cells, progress=False)[0]["proba"].astype(float)
+    model._pairs = must, cannot
+    loss = model._further_loss(cells, n_steps=1, rng=np.random.default_rng(0))().item()
+    pull = -np.log((proba[must[:, 0]] * proba[must[:, 1]]).sum(axis=1)).mean()
+    push = -np.log(1 - (proba[cannot[:, 0]] * proba[cannot[:, 1]]).sum(axis=1)).mean()
+    assert loss == pytest.approx(ml_weight * pull + cl_weight * push, rel=1e-3)
+
+
 # ------------------------------------------------------------------ what pairs do
 
 
@@ -129,6 +144,22 @@ def test_pairs_are_satisfied_more_often_than_without_them(adata):
     assert (notes["n_must_link"], notes["n_cannot_link"]) == (len(must), len(cannot))
     before = (plain[must[:, 0]] != plain[must[:, 1]]).sum() + (plain[cannot[:, 0]] == plain[cannot[:, 1]]).sum()
     assert notes["n_must_link_violated"] + notes["n_cannot_link_violated"] < 0.8 * before
+
+
+def test_more_pairs_are_satisfied_as_training_goes_on(adata):
+    must, cannot = sd.pp.pairs_from_labels(adata.obs["cell_type"], 800)
+    violated = []
+
+    def look(stage, epoch, predict, rows):
+        if stage == "training":
+            labels = predict()["labels"]
+            apart, together = (labels[pairs[:, 0]] != labels[pairs[:, 1]] for pairs in (must, cannot))
+            violated.append(apart.sum() + (~together).sum())
+
+    with watched(look):
+        run(adata, must_link=must, cannot_link=cannot)
+    assert len(violated) == SHORT["epochs"]
+    assert np.mean(violated[-3:]) < 0.9 * np.mean(violated[:3])
 
 
 def test_names_and_positions_of_pairs_mean_the_same(adata):
@@ -225,6 +256,52 @@ def test_methods_that_learn_from_nothing_refuse_labels_and_pairs(adata):
         sd.tl.cluster(adata, method="kmeans", n_clusters=4, labels_key="cell_type")
     with pytest.raises(InputError, match="takes no `must_link=`"):
         sd.tl.cluster(adata, method="scdeepcluster", n_clusters=4, must_link=[[0, 1]])
+
+
+def test_labels_that_no_two_cells_share_are_told(adata):
+    some = adata.copy()
+    some.obs["depth"] = np.arange(adata.n_obs) * 1.5
+    with pytest.warns(UserWarning, match=r"Each of the 240 cells with a label has one of its own.*`labels_key=`"):
+        run(some, labels_key="depth")
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ("one", r"`adata.obs\['one'\]` holds 1 type \(T\); at least 2"),
+        ("none", r"`adata.obs\['none'\]` holds 0 type"),
+        ("celltype", "Did you mean 'cell_type'"),
+    ],
+)
+def test_labels_that_give_no_pairs_are_refused(adata, labels, says):
+    some = adata.copy()
+    some.obs["one"], some.obs["none"] = "T", ""
+    with pytest.raises((InputError, KeyError), match=says):
+        sd.tl.cluster(some, method="scdcc", n_clusters=4, labels_key=labels, **SHORT)
+    assert list(some.obs) == ["cell_type", "one", "none"] and not some.uns
+
+
+# ------------------------------------------------------------------ presets
+
+PRESETS = ["paper", "dance", "worm_neuron", "10x_pbmc", "mouse_bladder", "mouse_es"]
+
+
+def test_there_is_a_preset_for_the_paper_for_dance_and_for_each_data_set():
+    assert sorted(make("cluster", "scdcc", {}).presets) == sorted(PRESETS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_train(adata, preset):
+    model = make("cluster", "scdcc", {"n_clusters": 4, "pretrain_epochs": 1, "epochs": 1}, preset=preset)
+    cells = read(adata, model, must_link=[[0, 1], [2, 3]])
+    assert solve(model, cells=cells, progress=False)[0]["embedding"].shape == (240, 32)
+    assert (model.likelihood, model.notes_["n_must_link"]) == ("zinb", 2)
+
+
+def test_presets_have_the_published_numbers():
+    paper, worm = (make("cluster", "scdcc", {}, preset=preset) for preset in ("paper", "worm_neuron"))
+    assert (paper.n_top_genes, paper.sigma, paper.pretraining.epochs, paper.training.lr) == (2100, 2.5, 300, 1.0)
+    assert (worm.n_top_genes, worm.n_pairs, worm.training.epochs, worm.training.lr) == (None, 20_000, 100, 0.01)
 
 
 # ------------------------------------------------------------------ where pairs come from

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scdance._checks import InputError
 from scdance._core.cells import Cells
 from scdance.graph import kmeans, mixture
 from scdance.nn import DEC, CountHead, Dense, dec_loss, target_distribution
@@ -94,6 +95,12 @@ class CountClustering(ByCenters, TorchMethod):
     def fit(self, *, cells: Cells) -> Self:
         self.n_vars_ = cells.n_vars
         self.n_batches_ = len(cells.batch_names or ())
+        if self.n_batches_ > cells.n_obs // 2:
+            msg = (
+                f"{self.n_batches_} batches for {cells.n_obs} cells say nothing of what the cells of a batch share. "
+                "Pass the column that names the batch of each cell as `batch_key=`, or leave it out."
+            )
+            raise InputError(msg)
         self.net_ = self.net().to(self.target)
         if self.start_at_mean:
             self.net_.head.start_at(mean_counts(cells))

@@ -10,6 +10,8 @@ from scdance._checks import package
 from scdance._core.method import Method
 from scdance.graph import Choice, by_size, choose_k
 
+from ._limits import check_limits
+
 
 class ByCenters(Method):
     """A method whose number of clusters is given or estimated.
@@ -28,6 +30,7 @@ class ByCenters(Method):
 
     def check(self) -> None:
         super().check()
+        check_limits(self)
         if self.n_clusters is None:
             package("igraph", extra="leiden", why="Estimating the number of clusters (or pass `n_clusters=`)")
 

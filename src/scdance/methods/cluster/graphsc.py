@@ -12,9 +12,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits, dropout
 
 from scdance._checks import package
 from scdance._core.cells import Cells
-from scdance.graph import bipartite, by_size, fuzzy, kmeans, knn, leiden
+from scdance.graph import bipartite, by_size, choose_k, fuzzy, kmeans, knn, leiden
 from scdance.pp import Recipe, blocks
 from scdance.train import Batches, TorchMethod, Train
+
+from ._centers import means
+from ._limits import check_limits
 
 OUTPUT_DROPOUT = 0.1  # of the embedding, in training
 PAIR_NEIGHBORS = 15  # of a cell in the objective "knn"
@@ -54,7 +57,11 @@ class GraphSC(TorchMethod):
     Parameters
     ----------
     n_clusters
-        Number of clusters, by k-means; None: as many as Leiden finds, see `resolution`.
+        Number of clusters, by k-means; None: as many as Leiden finds, see `resolution` and `k_method`.
+    k_method
+        What is made of the embedding where no number is given: "leiden" (communities of the neighbourhood), "stability"
+        (the largest number of them that subsamples agree on, whatever the `resolution`) or "scgnn" (k-means with a
+        share of their number as Louvain finds it). The latter two look at 20 neighbours, as in the other methods.
     objective
         What is trained: "bipartite" predicts which genes a cell expresses; "identity" tells each cell from the
         others of its batch; "knn" does so with one of its nearest neighbours in its place.
@@ -81,6 +88,7 @@ class GraphSC(TorchMethod):
     """
 
     n_clusters: int | None = None
+    k_method: Literal["leiden", "stability", "scgnn"] = "leiden"
     objective: Literal["bipartite", "identity", "knn"] = "bipartite"
     n_top_genes: int | None = 3000
     n_components: int = 50
@@ -110,6 +118,7 @@ class GraphSC(TorchMethod):
 
     def check(self) -> None:
         super().check()
+        check_limits(self)
         if self.n_clusters is None:
             package("igraph", extra="leiden", why="Finding the number of clusters (or pass `n_clusters=`)")
 
@@ -222,18 +231,27 @@ class GraphSC(TorchMethod):
             self.prototype_labels_ = np.arange(self.n_clusters, dtype=np.int32)
             self.centers_ = self.prototypes_
         else:
-            n_neighbors = max(2, min(self.n_neighbors, len(z) // 10))
-            graph = fuzzy(knn(z, n_neighbors - 1, random_state=self.random_state))
-            found = leiden(graph, resolution=self.resolution, random_state=self.random_state)
+            found, self.notes_ = self._communities(z)
             self.prototypes_, self.prototype_labels_ = z, found
-            self.centers_ = np.stack([z[found == c].mean(axis=0) for c in range(found.max() + 1)])
-            self.notes_ = {"n_clusters": len(self.centers_), "n_neighbors": n_neighbors}
+            self.centers_ = means(z, found)
         if sampled:  # the largest of the sample need not be the largest of all
             labels = np.concatenate([self._assign(self._embed(part)) for part in h.split(ROWS)])
             _, order = by_size(labels, len(self.centers_))
             self.prototype_labels_ = np.argsort(order).astype(np.int32)[self.prototype_labels_]
             self.centers_ = self.centers_[order]
             self.notes_ = {**getattr(self, "notes_", {}), "n_landmarks": LANDMARKS}
+
+    def _communities(self, z: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        """Clusters of the cells of an embedding without a number given, and what is noted of their choice."""
+        if self.k_method != "leiden":
+            choice = choose_k(z, how=self.k_method, random_state=self.random_state, resolution=self.resolution)
+            return choice.labels, {"n_clusters": choice.k, "k_selection": choice.table}
+        n_neighbors = max(2, min(self.n_neighbors, len(z) // 10))
+        graph = fuzzy(knn(z, n_neighbors - 1, random_state=self.random_state))
+        found = leiden(graph, resolution=self.resolution, random_state=self.random_state)
+        k = int(found.max()) + 1
+        table = {"resolution": np.array([self.resolution]), "n_communities": np.array([k]), "n_clusters": np.array([k])}
+        return found, {"n_clusters": k, "n_neighbors": n_neighbors, "k_selection": table}
 
     def _assign(self, z: np.ndarray) -> np.ndarray:
         """Cluster of the nearest prototype: a centre of k-means, or a cell that Leiden has seen."""

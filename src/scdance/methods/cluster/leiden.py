@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+from scdance._checks import InputError
 from scdance._core.cells import Cells
 from scdance._core.method import Method
 from scdance.graph import fuzzy, knn, leiden
 from scdance.pp import PCA, Recipe, project
+
+from ._limits import check_limits
 
 
 class Leiden(Method):
@@ -60,6 +63,16 @@ class Leiden(Method):
     @property
     def recipe(self) -> Recipe:
         return Recipe(normalize_total={}, log1p={}, select_genes={"n_top": self.n_top_genes})
+
+    def check(self) -> None:
+        super().check()
+        check_limits(self)
+        for wrong, msg in (
+            (self.n_neighbors < 2, f"n_neighbors={self.n_neighbors}, but a cell, itself counted, needs at least 2."),
+            (self.n_iterations == 0, "n_iterations=0 leaves each cell alone; pass 2, or −1 to go on to the end."),
+        ):
+            if wrong:
+                raise InputError(msg)
 
     def fit(self, *, cells: Cells) -> Self:
         graph = cells.graph

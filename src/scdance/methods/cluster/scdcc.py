@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scdance._checks import InputError
+from scdance._checks import InputError, warn
 from scdance._core.cells import Cells
 from scdance.pp import pairs_from_labels
 
@@ -50,7 +50,8 @@ class ScDCC(CountClustering):
     Model and defaults are those of ``"scdeepcluster"`` here. The pairs are spread over the steps of an epoch instead
     of following the cells in passes of their own, and their cells are not reconstructed once more; the cannot-link
     term is that of the authors' code, since the formula in print repeats the must-link one. Pairs may be said to be
-    wrong now and then, see `pair_error`.
+    wrong now and then, see `pair_error`. The 2,100 genes of ``preset="paper"`` are those of the largest deviance, where
+    the authors go by the share of zeros.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ class ScDCC(CountClustering):
     cite = "Tian2021"
     uses = ("batch", "labels", "pairs")
     presets = {
-        "paper": _PUBLISHED | {"sigma": 2.5, "pretrain_epochs": 300, "epochs": 2000},
+        "paper": _PUBLISHED | {"n_top_genes": 2100, "sigma": 2.5, "pretrain_epochs": 300, "epochs": 2000},
         "dance": _PUBLISHED | {"sigma": 2.5, "pretrain_epochs": 50, "epochs": 500, "lr": 0.01, "tol": 0.0},
         "10x_pbmc": _DANCE | {"sigma": 2.0},
         "mouse_es": _DANCE | {"sigma": 1.75, "encoder": (512, 256)},
@@ -90,6 +91,12 @@ class ScDCC(CountClustering):
         if cells.labels is not None:
             names = np.array([*cells.categories, ""], dtype=object)  # code −1 is the last
             drawn = pairs_from_labels(names[cells.labels], self.n_pairs, random_state=self.rng("pairs"))
+            known = cells.labels[cells.labels >= 0]
+            if len(np.unique(known)) == len(known):
+                warn(
+                    f"Each of the {len(known)} cells with a label has one of its own, so that none give must-link "
+                    "pairs. Is `labels_key=` the column with the types?"
+                )
             must, cannot = np.vstack([must, drawn[0]]), np.vstack([cannot, drawn[1]])
         self._pairs = must, cannot
         try:
