@@ -5,10 +5,11 @@ from __future__ import annotations
 import anndata as ad
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
 import scdance as sd
-from scdance._checks import InputError, MissingKeyError
+from scdance._checks import InputError, MissingKeyError, WrongTypeError
 
 mpl.use("Agg")
 
@@ -59,6 +60,36 @@ def test_wrong_calls_say_what_to_pass(adata):
         sd.tl.consensus(adata, ["s0", "s9"])
     with pytest.raises(InputError, match=r"`adata.obs\['cell_type'\]` exists and was not written by scdance"):
         sd.tl.consensus(adata, ["s0", "s1"], key_added="cell_type")
+
+
+@pytest.mark.parametrize(
+    ("typed", "error", "said"),
+    [
+        ({"keys": "s0"}, InputError, "at least two partitions; found s0"),
+        ({"keys": []}, InputError, "at least two partitions; found nothing"),
+        ({"keys": None}, WrongTypeError, "keys must be names of columns of `adata.obs`, but is None"),
+        ({"keys": [0, 1]}, WrongTypeError, "keys must be the name of a column of `adata.obs`, but is 0"),
+        ({"keys": ["s0", "s1", "s0"]}, InputError, "keys has s0 more than once; each partition has one vote"),
+        ({"keys": ["s0", "depth"]}, InputError, r"`adata.obs\['depth'\]` has 150 values for 150 cells"),
+        ({"keys": ["s0", "none"]}, InputError, r"`adata.obs\['none'\]` has 0 values for 0 cells.*`keys=`"),
+        ({"key_added": "s0"}, InputError, "would go to 's0', one of the columns that are read"),
+        ({"resolution": -1}, InputError, "resolution is -1, but must be at least 0"),
+        ({"resolution": "1"}, InputError, "resolution is '1', but must be at least 0"),
+        ({"resolution": float("inf")}, InputError, "resolution is inf"),
+        ({"together": 5}, InputError, "together is 5, but must be a share of the partitions, from 0 to 1"),
+        ({"together": float("nan")}, InputError, "together is nan"),
+        ({"together": "half"}, InputError, "together is 'half'"),
+        ({"together": True}, InputError, "together is True"),
+        ({"random_state": "x"}, InputError, "random_state must be a whole number"),
+    ],
+)
+def test_wrong_calls_leave_the_object_alone(adata, typed, error, said):
+    adata.obs["depth"], adata.obs["none"] = np.arange(150) * 1.5, pd.Categorical([None] * 150)
+    before = adata.copy()
+    with pytest.raises(error, match=said):
+        sd.tl.consensus(adata, **{"keys": ["s0", "s1"], **typed})
+    pd.testing.assert_frame_equal(adata.obs, before.obs)
+    assert list(adata.uns["scdance"]["cluster"]) == ["s0", "s1", "s2"]
 
 
 def test_the_curve_of_stability_shows_each_candidate_and_marks_the_chosen(adata):

@@ -219,6 +219,12 @@ def test_a_copy_leaves_the_object_alone(adata):
         ({"key_added": "kmeans"}, InputError, "the column that is read"),
         ({"min_genes": 0}, InputError, "min_genes must be a whole number"),
         ({"max_fdr": 0}, InputError, "max_fdr is 0"),
+        ({"max_fdr": None}, InputError, "max_fdr is None, but must be a number"),
+        ({"min_share": "half"}, InputError, "min_share is 'half', but must be a number"),
+        ({"min_share": 5}, InputError, "min_share is 5, but must be a share of the cells"),
+        ({"min_log2_fold_change": float("nan")}, InputError, "min_log2_fold_change is nan, but must be a number"),
+        ({"min_log2_fold_change": -1}, InputError, "min_log2_fold_change is -1, but must be at least 0"),
+        ({"min_genes": True}, InputError, "min_genes is True"),
     ],
 )
 def test_wrong_calls_say_what_to_pass_and_leave_the_object_alone(adata, arguments, error, said):

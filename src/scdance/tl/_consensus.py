@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scdance import graph
-from scdance._checks import InputError, listed
+from scdance._checks import InputError, WrongTypeError, listed
 from scdance._core.derive import write_derived
 from scdance._core.objects import opened
 from scdance._core.read import partitions
@@ -44,7 +44,7 @@ def consensus(
     keys
         Columns of ``adata.obs`` with the partitions, at least two; cells where one is missing have no say in it.
     resolution
-        Resolution of Leiden; higher gives more clusters.
+        Resolution of Leiden, at least 0; higher gives more clusters.
     together
         Pairs that a smaller share of the partitions puts together count as apart, 0 to 1.
     {key_added, random_state, copy}
@@ -76,14 +76,14 @@ def consensus(
     True
     """
     adata = opened(adata, CLUSTER)
-    keys = list(keys)
-    if len(keys) < 2:
-        msg = (
-            f"A consensus needs at least two partitions; found {listed(keys)}. Pass columns of `adata.obs` as `keys=`."
-        )
-        raise InputError(msg)
-    key = check_slots(adata, CLUSTER, key_added, "consensus")
+    keys = _names(keys)
+    _check_numbers(resolution, together)
     codes = partitions(adata, keys)
+    _check_partitions(keys, codes)
+    key = check_slots(adata, CLUSTER, key_added, "consensus")
+    if key in keys:
+        msg = f"The results would go to {key!r}, one of the columns that are read. Pass another name as `key_added=`."
+        raise InputError(msg)
     rows = np.flatnonzero((codes >= 0).any(axis=1))
     start, seed = time.perf_counter(), seed_of(random_state)
     found = graph.consensus(codes[rows], resolution=resolution, together=together, random_state=seed)
@@ -105,3 +105,44 @@ def consensus(
         },
         copy=copy,
     )
+
+
+def _names(keys: Sequence[str]) -> list[str]:
+    """The columns as a list, refusing fewer than two different ones."""
+    if not isinstance(keys, Iterable):
+        msg = f"keys must be names of columns of `adata.obs`, but is {keys!r}. Pass at least two, as in ['a', 'b']."
+        raise WrongTypeError(msg)
+    keys = [keys] if isinstance(keys, str) else list(keys)
+    if len(keys) < 2:
+        msg = (
+            f"A consensus needs at least two partitions; found {listed(keys)}. Pass columns of `adata.obs` as `keys=`."
+        )
+        raise InputError(msg)
+    if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+        msg = f"keys has {listed(twice)} more than once; each partition has one vote. Leave out the others."
+        raise InputError(msg)
+    return keys
+
+
+def _check_numbers(resolution: float, together: float) -> None:
+    for value, name, most, words in (
+        (resolution, "resolution", np.finfo(float).max, "at least 0; 1 is usual, and more gives more clusters"),
+        (together, "together", 1, "a share of the partitions, from 0 to 1"),
+    ):
+        is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not is_number or not 0 <= value <= most:
+            msg = f"{name} is {value!r}, but must be {words}."
+            raise InputError(msg)
+
+
+def _check_partitions(keys: list[str], codes: np.ndarray) -> None:
+    """Refuse columns that hold a number of each cell, or nothing."""
+    for key, part in zip(keys, codes.T, strict=True):
+        part = part[part >= 0]
+        n = len(np.unique(part))
+        if n == 0 or n > max(len(part) // 2, 1):
+            msg = (
+                f"`adata.obs[{key!r}]` has {n} values for {len(part)} cells, so it holds no partition. Pass columns "
+                "that do as `keys=`."
+            )
+            raise InputError(msg)

@@ -114,6 +114,10 @@ def suggest_merges(
         "max_fdr": max_fdr,
         "min_share": min_share,
     }
+    for name, value in knobs.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
+            msg = f"{name} is {value!r}, but must be a number."
+            raise InputError(msg)
     start = time.perf_counter()
     counts, depth, told = raw_counts(adata, layer, "suggest_merges")
     _refuse_same_counts(adata, key, layer, told["layer"])
