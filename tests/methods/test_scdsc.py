@@ -225,6 +225,32 @@ def test_assignment_target_and_probabilities_sum_to_1(tiny, monkeypatch):
         torch.testing.assert_close(each.sum(dim=1), torch.ones(tiny.n_obs))
 
 
+@pytest.mark.parametrize(
+    "weights", [(1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.5, 2.0, 3.0, 0.0)]
+)
+def test_the_loss_is_the_weighted_sum_of_the_paper(tiny, weights):
+    """b · BCE(q, p) + c · KL(p‖Z) + r · MSE of the first step, with q, p and Z of the state before it."""
+    names = ("assignment_weight", "graph_weight", "expression_weight", "counts_weight")
+    knobs = SHORT | dict(zip(names, weights, strict=True))
+    trained, *_ = fitted(tiny, n_clusters=3, **knobs | {"epochs": 1})
+    model, result, cells = fitted(tiny, n_clusters=3, **knobs | {"epochs": 0})
+    q = model.net_.dec(torch.from_numpy(result["embedding"])).detach().exp().numpy().astype(float)
+    p = q**2 / q.sum(axis=0)
+    p /= p.sum(axis=1, keepdims=True)
+    model.net_.train()
+    x, a = inputs(model, cells)
+    with torch.no_grad():
+        hidden = model.net_.encode(x)
+        q = model.net_.dec(hidden[-1]).exp().numpy().astype(float)
+        proba = model.net_.convolve(a, x, hidden).exp().numpy().astype(float)
+        restored = model.net_.expression(model.net_.decoder(hidden[-1])).numpy()
+    b, c, r, _ = weights
+    expected = -b * (p * np.log(q) + (1 - p) * np.log(1 - q)).mean()
+    expected += c * (p * np.log(p / proba)).sum(axis=1).mean()
+    expected += r * ((restored - standard(cells)) ** 2).mean()
+    assert trained.history_["training_loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_target_comes_from_the_state_that_predicts(tiny, monkeypatch):
     module, seen = importlib.import_module("scdance.methods.cluster.scdsc"), []
     monkeypatch.setattr(module, "target_distribution", lambda q: seen.append(q) or sd.nn.target_distribution(q))

@@ -95,6 +95,14 @@ def test_the_clustering_loss_reaches_the_encoder(tiny):
     assert all(conv.linear.weight.grad.abs().sum() > 0 for conv in (model.net_.conv1, model.net_.conv2))
 
 
+def test_no_dropout_outside_of_training(tiny):
+    model, _, whole = prepared(tiny, dropout=0.5)
+    model.net_.train()
+    torch.testing.assert_close(model._latent(whole), model._latent(whole), rtol=0, atol=0)
+    model.net_.train()
+    assert not torch.equal(model.net_.encode(whole), model.net_.encode(whole))
+
+
 def test_the_first_centers_come_from_the_forward_pass_of_training(tiny, monkeypatch):
     seen = {}
     first = sctag.ScTAG._first_centers
