@@ -17,6 +17,7 @@ import scdance as sd
 from scdance._checks import ScdanceError
 from scdance._core import registry
 from scdance._core.knobs import knobs
+from scdance._core.run import make
 from scdance._settings import unpulled
 
 N_TEACH = 200
@@ -275,6 +276,15 @@ def test_an_interval_that_so_few_cells_cannot_give_is_refused(mdata):
         predict(mdata, interval=0.99)
 
 
+def test_intervals_are_calibrated_on_whole_batches(mdata):
+    sizes = {"a": 90, "b": 60, "c": 37, "d": 13}  # 15 % of the cells are 30
+    batch = np.concatenate([np.repeat(list(sizes), list(sizes.values())), np.full(100, "e")])
+    mdata["rna"].obs["batch"] = batch
+    predict(mdata, interval=0.5, batch_key="batch")
+    n_out = N_TEACH - mdata["rna"].uns["scdance"]["predict_modality"]["linear_prot"]["notes"]["n_teach"]
+    assert n_out in (90, 60, 37, 90 + 13, 60 + 13, 37 + 13)
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [({"n_ensemble": 0}, "at least 1"), ({"valid_share": 0.7}, "at most 0.5"), ({"interval": 1.5}, "between 0 and 1")],
@@ -283,6 +293,14 @@ def test_numbers_out_of_range_are_refused(mdata, typed, said):
     with pytest.raises(ValueError, match=said):
         predict(mdata, **typed)
     assert not mdata["rna"].obsm
+
+
+@pytest.mark.parametrize(
+    ("method", "preset"),
+    [(method, preset) for method in METHODS for preset in registry.get("predict_modality", method).presets],
+)
+def test_presets_lie_within_the_limits(method, preset):
+    make("predict_modality", method, {}, preset=preset).check()
 
 
 # Which cells are held out

@@ -157,3 +157,16 @@ def test_log_normalised_rna_has_no_counts_to_learn_from(mdata):
     new["rna"].X = np.log1p(1e4 * x / x.sum(axis=1, keepdims=True))
     with pytest.raises(InputError, match="likelihood='gaussian'"):
         fitted(new, likelihood="counts")
+
+
+def test_fractions_of_normalised_values_reach_the_net(mdata):
+    with mudata.set_options(pull_on_update=False):
+        new = mdata.copy()
+    for each in new.mod.values():
+        each.X = np.log1p(0.3 * each.X.toarray())
+        each.uns["log1p"] = {}
+    model, _, pair = fitted(new, scale=False, epochs=1)
+    for name, cells, rows in zip(("rna", "prot"), (pair.source, pair.target), pair.both.T, strict=True):
+        expected = new[name][cells.obs_names[rows]].X
+        assert np.abs(expected - expected.round()).max() > 0.3
+        np.testing.assert_allclose(model._shown(cells)(rows).values, expected, rtol=1e-6)

@@ -29,9 +29,9 @@ def mdata():
     return sd.datasets.toy_pairs(n_obs=200, n_genes=60, n_proteins=12, random_state=1)
 
 
-def fitted(mdata, labels_key=None, **knobs):
+def fitted(mdata, labels_key=None, batch_key=None, **knobs):
     model = make("predict_modality", "cmae", {**TINY, **knobs})
-    read = {"source": "rna", "target": "prot", "labels_key": labels_key}
+    read = {"source": "rna", "target": "prot", "labels_key": labels_key, "batch_key": batch_key}
     pair = read_roles(PREDICT_MODALITY, model, mdata, mdata, **read)["pair"]
     return model, solve(model, pair=pair, progress=False)[0]["prediction"], pair
 
@@ -141,3 +141,8 @@ def test_types_that_are_given_are_told_apart_in_the_latent_space(mdata, usual):
             (model.net_[0].classifier(z).argmax(dim=1) == types).float().mean().item() for z in places(model, pair)
         ]
     assert min(right) > 0.8
+
+
+def test_batches_are_no_types(mdata):
+    mdata["rna"].obs["donor"] = np.resize(list("abcd"), mdata["rna"].n_obs)
+    assert fitted(mdata, batch_key="donor", epochs=1)[0].net_[0].classifier is None

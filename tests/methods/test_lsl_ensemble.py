@@ -142,3 +142,11 @@ def test_the_residual_net_adds_each_layer_to_what_it_got():
 def test_members_that_are_none_are_refused(mdata):
     with pytest.raises(ValueError, match="members"):
         fitted(mdata, members=("boosting", "stump"))
+
+
+def test_the_published_folds_are_five():
+    model = make("predict_modality", "lsl_ensemble", {}, preset="paper")
+    teach = np.arange(100)
+    folds = [np.setdiff1d(teach, model.divide(member, teach, None)[0]) for member in range(model.n_ensemble)]
+    assert [len(fold) for fold in folds] == [20] * 5
+    np.testing.assert_array_equal(np.sort(np.concatenate(folds)), teach)

@@ -85,3 +85,11 @@ def test_what_the_source_says_nothing_of_is_answered_with_its_mean(mdata):
         truth = pair.target.dense(np.arange(160))
         spread.append((model.predict(pair=pair)["prediction"].std(axis=0) / truth.std(axis=0)).mean())
     assert spread[0] < 0.5 * spread[1]
+
+
+def test_the_published_folds_are_five():
+    model = make("predict_modality", "pca_knn", {}, preset="paper")
+    teach = np.arange(100)
+    folds = [np.setdiff1d(teach, model.divide(member, teach, None)[0]) for member in range(model.n_ensemble)]
+    assert [len(fold) for fold in folds] == [20] * 5
+    np.testing.assert_array_equal(np.sort(np.concatenate(folds)), teach)

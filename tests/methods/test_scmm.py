@@ -190,3 +190,17 @@ def test_the_prior_grows_over_the_first_epochs(mdata, monkeypatch):
 def test_numbers_out_of_range_are_refused(mdata, knobs):
     with pytest.raises(InputError, match=next(iter(knobs))):
         fitted(mdata, **knobs)
+
+
+def test_an_error_while_it_trains_reaches_the_user(mdata, monkeypatch):
+    calls = []
+
+    def bound(self, net, seen, prior):
+        calls.append(prior)
+        raise ArithmeticError("in the first step")
+
+    monkeypatch.setattr(ScMM, "bound", bound)
+    with pytest.raises(ArithmeticError, match="in the first step"):
+        sd.tl.predict_modality(mdata, "scmm", source="rna", target="prot", progress=False, **SMALL)
+    assert len(calls) == 1
+    assert "scmm_prot" not in mdata["rna"].obsm

@@ -257,3 +257,15 @@ def test_a_prior_is_heard_and_one_of_strangers_is_said(mdata):
 def test_numbers_out_of_range_are_refused(knobs):
     with pytest.raises(InputError, match=next(iter(knobs))):
         make("predict_modality", "scmogcn", knobs)
+
+
+def test_edges_are_the_normalised_values(mdata):
+    model, _, pair = fitted(mdata, epochs=0)
+    rows = pair.both[:6, 0]
+    given = model.seen(pair.source, rows)
+    counts = mdata["rna"][pair.source.obs_names[rows]].X.toarray().astype(float)
+    depths = np.asarray(mdata["rna"].X.sum(axis=1)).ravel()[np.isin(mdata["rna"].obs_names, pair.source.obs_names)]
+    teach = np.isin(pair.source.obs_names, pair.source.obs_names[pair.both[:, 0]])
+    expected = np.log1p(counts / counts.sum(axis=1, keepdims=True) * np.median(depths[teach]))
+    np.testing.assert_allclose((given.edges @ torch.eye(40)).numpy(), expected, rtol=1e-4)
+    np.testing.assert_array_equal(given.of_cells.numpy()[:, 0], (counts > 0).sum(axis=1))
