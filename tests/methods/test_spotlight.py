@@ -153,6 +153,35 @@ def test_what_is_left_unexplained_is_a_share(spots: ad.AnnData, ref: ad.AnnData)
     assert ((b.sum(axis=1) > 0) == seen).all()
 
 
+def test_the_standard_deviation_is_that_of_redrawn_counts(ref: ad.AnnData):
+    mixing, ref = sd.datasets.split_reference(ref, random_state=0)
+    spots = sd.datasets.simulate_visium(mixing, "cell_type", n_rows=10, n_cols=10, depth=200, random_state=0)
+    model = sd.fit("deconvolve", ref, method="spotlight", labels_key="cell_type", n_boot=200)
+    told = sd.tl.deconvolve(spots, method=model, copy=True).obsm["spotlight_sd"].to_numpy()
+    names = model.preps_["cells"].var_names
+    seen = {}
+
+    def listen(cells: Any) -> Any:
+        seen["topics"] = type(model)._topics(model, cells)
+        return seen["topics"]
+
+    model._topics, model.n_boot = listen, 0
+    sd.tl.deconvolve(spots, method=model)
+    p, w, spread = seen["topics"]
+    mean, rng, found = np.zeros((spots.n_obs, len(names))), np.random.default_rng(0), []
+    mean[:, model.genes_] = p @ w * spread
+    for _ in range(40):
+        again = ad.AnnData(sp.csr_matrix(rng.poisson(mean).astype(np.float32)), var=pd.DataFrame(index=names))
+        sd.tl.deconvolve(again, method=model)
+        found.append(again.obsm["spotlight"].to_numpy())
+    refitted = np.std(found, axis=0, ddof=1)
+    assert np.sqrt((told**2).mean()) == pytest.approx(np.sqrt((refitted**2).mean()), rel=0.1)
+    assert np.corrcoef(told.ravel(), refitted.ravel())[0, 1] > 0.8
+    quick = sd.tl.deconvolve(spots, ref, "spotlight", labels_key="cell_type", n_boot=0, key_added="quick", copy=True)
+    assert "quick_sd" not in quick.obsm
+    np.testing.assert_array_equal(quick.obsm["quick"], spots.obsm["spotlight"])
+
+
 def test_markers_can_be_given(spots: ad.AnnData, ref: ad.AnnData, tmp_path: Any):
     mean = ref.to_df().groupby(ref.obs["cell_type"].to_numpy()).mean()
     ratio = mean / mean.mean()
@@ -187,6 +216,7 @@ def test_a_spot_of_other_genes_has_no_shares(spots: ad.AnnData, ref: ad.AnnData)
         ({"markers": {"type1": ["gene_1"]}}, "weights above 0"),
         ({"theta": 1.0}, "theta=1.0, but it must be at least 0"),
         ({"min_auc": 0.2}, "min_auc=0.2, but it must be an area"),
+        ({"n_boot": -1}, "n_boot must be a whole number of at least 0"),
         ({"rank": 1}, "rank=1, but there must be at least 2 topics"),
     ],
 )

@@ -7,16 +7,17 @@ from typing import Any, Literal, Self
 import numpy as np
 import scipy.sparse as sp
 
-from scdance._checks import InputError, listed, nearest
+from scdance._checks import InputError, listed, nearest, whole_number
 from scdance._core.cells import Cells
 from scdance._core.method import Method
 from scdance.pp import Recipe, blocks, canonical, gram_nnls, group_moments, mean_and_sd, rank_sums
 
-from ._deconvolver import result_of, shares
+from ._deconvolver import noise_roots, noise_tensor, result_of, shares
 
 NEVER = 1e-12  # where a topic starts that is not meant: multiplied, 0 would stay 0
 FLOOR = 1e-16
 ROWS = 512  # cells whose fitted values are held at once
+BLOCK = 2048  # spots whose covariances are held at once
 EVERY = 10  # iterations from one look at the topics to the next
 FEWEST_MARKERS = 10  # of a type of which fewer genes are good enough
 FEWEST_GENES = 10
@@ -52,7 +53,8 @@ class SPOTlight(Method):
     paper writes a squared error, its code takes the divergence of Poisson counts; this is the code's, computed
     only where there are counts. Markers are genes by which the cells of a type are told from all others by ranks, not
     from the mean other type; a type with fewer than ten such gets its ten best. Genes that vary are those of the
-    largest deviance. "dance" has DANCE's topics but solves for their amounts.
+    largest deviance. "dance" has DANCE's topics but solves for their amounts. The standard deviation, which the paper
+    does not have, says how far redrawn counts scatter the shares, with topics that stay as they are.
 
     Parameters
     ----------
@@ -79,6 +81,8 @@ class SPOTlight(Method):
         End once the leading topic of each cell has stayed the same in so many looks, one every ten iterations.
     min_prop
         Shares below this become 0.
+    n_boot
+        Draws of the bootstrap; 0 leaves the standard deviation out.
     """
 
     markers: dict[str, Any] | None = None
@@ -92,6 +96,7 @@ class SPOTlight(Method):
     max_iter: int = 200
     patience: int = 10
     min_prop: float = 0.01
+    n_boot: int = 24
 
     cite = "ElosuaBayes2021"
     needs = ("counts", "ref.labels")
@@ -117,6 +122,7 @@ class SPOTlight(Method):
         ):
             if wrong:
                 raise InputError(what)
+        whole_number(self.n_boot, "n_boot")
         for name, genes in (self.markers or {}).items():
             weights = genes.values() if isinstance(genes, dict) else [None]
             if not all(isinstance(each, int | float) and each > 0 for each in weights):
@@ -171,13 +177,13 @@ class SPOTlight(Method):
         return (np.where(mean > 0, np.sqrt(variance + floor), 0),) * 2
 
     def predict(self, *, cells: Cells) -> dict[str, Any]:
-        b, _, seen = self._explain(cells)
-        share = shares(b)
-        small = share < np.minimum(self.min_prop, share.max(axis=1, keepdims=True))
-        return result_of(np.where(small, 0, b), seen)
+        p, w, spread = self._topics(cells)
+        b, _, seen = self._explain(p)
+        more = {"sd": self._sd(p, w, spread)} if self.n_boot else {}
+        return result_of(self._cut(b), seen, **more)
 
-    def _explain(self, cells: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Amounts of the types, share of the topics that they leave unexplained, and which spots have any topic."""
+    def _topics(self, cells: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Amounts of the topics, (n, n_topics); their profiles and the divisors of the genes that the cells have."""
         there = slice(None) if cells.present is None else cells.present[self.genes_]
         w, columns, spread = self.topics_[:, there].astype(np.float64), self.genes_[there], self.spread_[there]
         if len(columns) < FEWEST_GENES:
@@ -185,12 +191,35 @@ class SPOTlight(Method):
             raise InputError(msg)
         side = np.zeros((cells.n_vars, len(w)), dtype=np.float32)
         side[columns] = (w / spread).T
-        p = _least_squares(w, np.concatenate([block @ side for _, block in blocks(cells.x)]))
+        return _least_squares(w, np.concatenate([block @ side for _, block in blocks(cells.x)])), w, spread
+
+    def _explain(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Amounts of the types, share of the topics that they leave unexplained, and which spots have any topic."""
         q = self.of_types_.astype(np.float64)
         b = _least_squares(q, p @ q.T)
         size = (p**2).sum(axis=1)
         left = ((b @ q - p) ** 2).sum(axis=1) / np.where(size > 0, size, 1)
         return b, np.clip(left, 0, 1), b.sum(axis=1) > 0
+
+    def _cut(self, b: np.ndarray) -> np.ndarray:
+        """Amounts without those whose share is small; the largest stays."""
+        share = shares(b)
+        return np.where(share < np.minimum(self.min_prop, share.max(axis=1, keepdims=True)), 0, b)
+
+    def _sd(self, p: np.ndarray, w: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """Standard deviation of the shares over draws of Poisson counts with the means that the topics give.
+
+        As in ``nnls``, their products with the topics are drawn, and all spots share the random numbers.
+        """
+        tensor, h = noise_tensor(w * spread, w / spread), w @ w.T
+        draws = np.random.default_rng([self.random_state, 1]).standard_normal((self.n_boot, len(w)))
+        out = np.empty((len(p), len(self.of_types_)))
+        for start in range(0, len(p), BLOCK):
+            rows = slice(start, start + BLOCK)
+            roots, mean = noise_roots(p[rows], tensor), p[rows] @ h
+            found = [shares(self._cut(self._explain(_least_squares(w, mean + roots @ z))[0])) for z in draws]
+            out[rows] = np.std(found, axis=0)
+        return out
 
     # ------------------------------------------------------------------ markers and genes
 
