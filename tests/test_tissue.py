@@ -17,7 +17,7 @@ from shapely import Point
 from spatialdata.models import ShapesModel, TableModel
 
 import scdance as sd
-from scdance._checks import InputError, MissingKeyError
+from scdance._checks import InputError, MissingKeyError, WrongTypeError
 
 
 @pytest.fixture
@@ -308,6 +308,12 @@ def test_a_tissue_that_one_average_covers_is_refused(adata: Any, n: int):
     few = adata[:n].copy()
     with refused(few, InputError, "n_neighbors=6", f"no slice has more than {n}", "Pass fewer"):
         sd.tl.spatial_domain(few, "smoothed_pca", n_clusters=2)
+
+
+@pytest.mark.parametrize("draw", [sd.pl.domains, sd.pl.proportions, sd.pl.uncertainty])
+def test_figures_say_what_draws_a_spatialdata(sdata: Any, draw: Any):
+    with refused(sdata, WrongTypeError, "found SpatialData", "render_shapes(color='some", "sdata.tables['table']"):
+        draw(sdata, "some")
 
 
 # ------------------------------------------------------------------ where the tissue lies

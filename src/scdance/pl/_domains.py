@@ -12,6 +12,7 @@ from ._tissue import (
     TITLE_HEIGHT,
     WIDTH,
     as_tissue,
+    check_adata,
     coordinates,
     draw_spots,
     height,
@@ -82,6 +83,7 @@ def domains(
     >>> panels = sd.pl.domains(adata, "smoothed_pca", truth="domain")
     """
     name = f"{key}_refined" if refined else key
+    check_adata(adata, name)
     if refined and name not in adata.obs:
         msg = f"No {name!r} in `adata.obs`; it has {listed(adata.obs.columns)}. Run the method with `refine=6`."
         raise MissingKeyError(msg)

@@ -17,6 +17,7 @@ from ._tissue import (
     TITLE_HEIGHT,
     WIDTH,
     as_tissue,
+    check_adata,
     coordinates,
     draw_spots,
     height,
@@ -92,6 +93,7 @@ def proportions(
     >>> panels = sd.pl.proportions(spots, "true_prop", kind="types")
     """
     one_of(kind, KINDS, "kind")
+    check_adata(adata, f"{key}_top")
     table = _table(adata, key)
     xy = coordinates(adata, spatial_key)
     palette = dict(zip(table.columns, colors(adata, f"{key}_top", table.columns), strict=True))

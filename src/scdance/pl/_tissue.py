@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scdance._checks import InputError, MissingKeyError, listed
+from scdance._checks import InputError, MissingKeyError, WrongTypeError, listed
 
 from ._shared import GREY
 
@@ -24,6 +24,17 @@ TITLE_HEIGHT = 0.3  # inches
 FLATTEST_AND_TALLEST = (0.5, 2.0)  # heights of a panel per width
 LEGEND_DOT = 25  # square points
 MISSING_SHARE = 0.6  # of the diameter of a spot: grey may also be the colour of a type
+
+
+def check_adata(adata: Any, color: str) -> None:
+    """Refuse a SpatialData, and say what draws its column `color`, and which part of it can be passed."""
+    if hasattr(adata, "tables"):
+        tables = listed(f"sdata.tables[{name!r}]" for name in adata.tables)
+        msg = (
+            f"Expected AnnData, found {type(adata).__name__}. Draw its shapes by spatialdata-plot: "
+            f"`sdata.pl.render_shapes(color={color!r}).pl.show()`; or pass a table ({tables}) with coordinates in obsm."
+        )
+        raise WrongTypeError(msg)
 
 
 def coordinates(adata: AnnData, spatial_key: str) -> np.ndarray:

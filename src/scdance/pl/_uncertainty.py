@@ -8,7 +8,17 @@ from scdance._checks import MissingKeyError, listed
 from scdance._core.task import TASKS
 
 from ._shared import GREY, axes
-from ._tissue import MISSING_SHARE, TITLE_HEIGHT, WIDTH, as_tissue, coordinates, draw_spots, height, radius_of
+from ._tissue import (
+    MISSING_SHARE,
+    TITLE_HEIGHT,
+    WIDTH,
+    as_tissue,
+    check_adata,
+    coordinates,
+    draw_spots,
+    height,
+    radius_of,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -62,6 +72,7 @@ def uncertainty(
     >>> sd.tl.deconvolve(spots, ref, method="nnls", labels_key="cell_type")
     >>> panels = sd.pl.uncertainty(spots, "nnls")
     """
+    check_adata(adata, f"{key}_score")
     xy = coordinates(adata, spatial_key)
     shown = _doubts(adata, key)
     if not shown:
