@@ -185,3 +185,25 @@ def test_a_column_of_var_gives_symbols_as_a_dict_does():
 def test_symbols_that_map_nothing_are_refused(symbols):
     with pytest.raises(WrongTypeError, match=f"`symbols` is a {type(symbols).__name__}, but must be a dict"):
         prior_graph(EDGES, NAMES, symbols)
+
+
+def test_links_of_string_are_found_by_its_table_of_names(tmp_path):
+    ids = {"CD3E": "9606.ENSP1", "LCK": "9606.ENSP2", "ZAP70": "9606.ENSP3", "CD19": "9606.ENSP4"}
+    lines = [
+        f"{ids[a]} {ids[b]} {score}\n"
+        for a, b, score in (("CD3E", "LCK", 900), ("LCK", "CD3E", 900), ("ZAP70", "CD3E", 300))
+    ]
+    (tmp_path / "9606.protein.links.v12.0.txt").write_text("protein1 protein2 combined_score\n" + "".join(lines))
+    rows = [f"{of}\t{name}\t500\tof no use\n" for name, of in ids.items()]
+    (tmp_path / "info.txt").write_text("#string_protein_id\tpreferred_name\tprotein_size\tannotation\n" + "".join(rows))
+    info = pd.read_csv(tmp_path / "info.txt", sep="\t").set_index("preferred_name")["#string_protein_id"]
+    a, _ = prior_graph(tmp_path / "9606.protein.links.v12.0.txt", NAMES, info)
+    np.testing.assert_allclose(a.toarray(), dense(PAIRS, NAMES), rtol=1e-6)
+
+
+def test_a_name_with_several_identifiers_has_the_links_of_all():
+    symbols = pd.Series(["CD3G", "CD3D", "CD19"], index=["CD3_TotalSeqB", "CD3_TotalSeqB", "CD19_TotalSeqB"])
+    a, _ = prior_graph(EDGES, NAMES, symbols)
+    given = {"CD3_TotalSeqB": ["CD3G", "CD3D"], "CD19_TotalSeqB": "CD19"}
+    assert a[NAMES.index("CD3_TotalSeqB"), NAMES.index("ZAP70")] == np.float32(0.7)
+    assert abs(a - prior_graph(EDGES, NAMES, given)[0]).nnz == 0

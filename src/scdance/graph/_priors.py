@@ -44,8 +44,10 @@ def prior_graph(
         Names of the features, (n,). A name may occur twice, as a gene and as a protein.
     symbols
         From the name of a feature to its symbol in the prior, or to several of them (the antibody CD3 binds to CD3D,
-        CD3E and CD3G); names that are absent, or whose symbol is empty, stand for themselves. A dict, or a Series such
-        as a column of ``var``.
+        CD3E and CD3G); names that are absent, or whose symbol is empty, stand for themselves. A dict, or a Series whose
+        index has the names, such as a column of ``var``; a name may occur in it more than once. For the links of
+        STRING, between proteins, that is the column ``#string_protein_id`` of its table ``protein.info`` (or
+        ``protein.aliases``) by ``preferred_name`` (or ``alias``).
 
     Returns
     -------
@@ -112,16 +114,19 @@ def _refuse_strangers(share: float, unmatched: list[str], ids: np.ndarray) -> No
 
 
 def _mapping(symbols: Any) -> Mapping[str, Any]:
-    """Symbols as a dict; of a Series, its index and values."""
+    """Symbols as a dict; of a Series, from each name in its index to all values that it has there."""
     if symbols is None or isinstance(symbols, Mapping):
         return symbols or {}
-    if not (hasattr(symbols, "to_dict") and hasattr(symbols, "index")) or hasattr(symbols, "columns"):
+    if not (hasattr(symbols, "items") and hasattr(symbols, "index")) or hasattr(symbols, "columns"):
         msg = (
             f"`symbols` is a {type(symbols).__name__}, but must be a dict from the names of the features to their "
             "identifiers in the prior, such as {'CD3_TotalSeqB': 'CD3E'}, or a column of `var`."
         )
         raise WrongTypeError(msg)
-    return symbols.to_dict()  # type: ignore[no-any-return]
+    found: dict[str, list[Any]] = {}
+    for name, each in symbols.items():
+        found.setdefault(name, []).extend([each] if isinstance(each, str) or not isinstance(each, Iterable) else each)
+    return found
 
 
 def _identifiers(names: list[str], symbols: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
