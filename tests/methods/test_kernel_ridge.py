@@ -47,7 +47,7 @@ def test_the_exact_solver_is_scikit_learns(mdata):
     mean = y.mean(axis=0)
     ridge = SklearnKernelRidge(kernel="rbf", gamma=1 / (2 * 1.5**2), alpha=0.2).fit(z, (y - mean) @ loadings.T)
     expected = np.maximum(mean + ridge.predict(z) @ loadings, 0)
-    np.testing.assert_allclose(model.predict(pair=pair)["prediction"], expected, atol=2e-4)
+    np.testing.assert_allclose(model.predict(pair=pair)["prediction"], expected, atol=1e-4)
 
 
 def test_with_all_cells_as_landmarks_nystrom_is_exact(mdata):
