@@ -364,7 +364,7 @@ PREDICT_MODALITY = Task(
     },
     optional=("sd",),
     metrics=("skill", "modality_rmse", "modality_mae", "modality_pearson"),
-    default="mean",
+    default="lsl_ensemble",
     data=("MuData",),
     truth="mod",
     suffix="_{target}",
