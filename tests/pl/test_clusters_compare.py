@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import scdance as sd
-from scdance._checks import InputError, MissingKeyError
+from scdance._checks import InputError, MissingKeyError, WrongTypeError
 
 mpl.use("Agg")
 
@@ -53,5 +53,12 @@ def test_wrong_keys_are_refused(adata):
         sd.pl.clusters_compare(adata, ["moved"])
     with pytest.raises(MissingKeyError, match=r"No column 'mved'.*Did you mean 'moved'"):
         sd.pl.clusters_compare(adata, ["cell_type", "mved"])
+    with pytest.raises(InputError, match=r"at least two columns of `adata.obs` to compare, found moved"):
+        sd.pl.clusters_compare(adata, "moved")
+    with pytest.raises(WrongTypeError, match=r"keys must be names of columns of `adata.obs`, but is None"):
+        sd.pl.clusters_compare(adata, None)
+    adata.obs["none"] = np.nan
+    with pytest.raises(InputError, match="No cell has a group in both 'moved' and 'none'"):
+        sd.pl.clusters_compare(adata, ["moved", "none"])
     with pytest.raises(InputError, match="metric is 'silhouette'"):
         sd.pl.clusters_compare(adata, ["cell_type", "moved"], metric="silhouette")

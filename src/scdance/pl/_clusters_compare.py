@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scdance import metrics
-from scdance._checks import InputError, listed, one_of
+from scdance._checks import InputError, WrongTypeError, listed, one_of
 
 from ._confusion import _write_numbers
 from ._shared import groups, single
@@ -44,7 +44,9 @@ def clusters_compare(adata: AnnData, keys: Sequence[str], *, metric: str = "ari"
     MissingKeyError
         If a column is not in the object; the message says what is.
     InputError
-        If there are fewer than two keys, or the metric is another.
+        If there are fewer than two keys, two of them have no cell in common, or the metric is another.
+    WrongTypeError
+        If `keys` are no names.
 
     Examples
     --------
@@ -54,7 +56,10 @@ def clusters_compare(adata: AnnData, keys: Sequence[str], *, metric: str = "ari"
     >>> ax = sd.pl.clusters_compare(adata, ["kmeans", "cell_type"])
     """
     one_of(metric, SYMMETRIC, "metric")
-    keys = list(keys)
+    if not isinstance(keys, Iterable):
+        msg = f"keys must be names of columns of `adata.obs`, but is {keys!r}. Pass at least two, as in ['a', 'b']."
+        raise WrongTypeError(msg)
+    keys = [keys] if isinstance(keys, str) else list(keys)
     if len(keys) < 2:
         msg = f"Expected at least two columns of `adata.obs` to compare, found {listed(keys)}."
         raise InputError(msg)
@@ -64,6 +69,9 @@ def clusters_compare(adata: AnnData, keys: Sequence[str], *, metric: str = "ari"
     for i in range(len(keys)):
         for j in range(i):
             known = (parts[i].codes >= 0) & (parts[j].codes >= 0)
+            if not known.any():
+                msg = f"No cell has a group in both {keys[j]!r} and {keys[i]!r}, so they cannot be compared."
+                raise InputError(msg)
             x[i, j] = x[j, i] = agree(parts[i].codes[known], parts[j].codes[known])
     ax = single(ax, (2.4 + 0.6 * len(keys), 1.6 + 0.6 * len(keys)))
     image = ax.imshow(x, cmap="Blues", vmin=0, vmax=1)
