@@ -214,6 +214,27 @@ def test_a_truth_in_another_order_scores_the_same(mdata, truth):
     pd.testing.assert_frame_equal(one, two)
 
 
+def test_cells_that_taught_are_no_truth(mdata, truth):
+    mdata = joined(rna=mdata["rna"], prot=ad.concat([mdata["prot"], truth], merge="same"))
+    mdata["rna"].obs["teaches"] = np.arange(mdata["rna"].n_obs) < N_TEACH
+    predict(mdata, split_key="teaches")
+    with pytest.warns(UserWarning, match=f"{N_TEACH} of {N_TEACH + 100} cells of the truth taught this run"):
+        whole = sd.metrics.score(mdata, "predict_modality", key="linear", truth="prot")
+    pd.testing.assert_frame_equal(whole, sd.metrics.score(mdata, "predict_modality", key="linear", truth=truth))
+    predict(mdata)
+    with pytest.raises(ValueError, match=r"All 100 cells .* fits and no predictions.*`split_key=`"):
+        sd.metrics.score(mdata, "predict_modality", key="linear", truth=truth)
+
+
+def test_a_fitted_method_answers_for_all_cells_that_it_did_not_see(mdata, truth):
+    model = sd.fit("predict_modality", mdata, method="linear", source="rna", target="prot")
+    later = joined(rna=mdata["rna"][N_TEACH:], prot=truth)
+    sd.tl.predict_modality(later, method=model)
+    predict(mdata)
+    new, old = (sd.metrics.score(each, "predict_modality", key="linear", truth=truth) for each in (later, mdata))
+    pd.testing.assert_frame_equal(new, old)
+
+
 def test_a_truth_of_other_cells_is_refused(mdata, truth):
     predict(mdata)
     truth.obs_names = [f"other_{i}" for i in range(100)]
@@ -354,6 +375,11 @@ def holding(column: str, values: Any) -> Callable[[mudata.MuData], Any]:
     return spoil
 
 
+def renamed(mdata: mudata.MuData) -> None:
+    """Let the proteins be of other cells."""
+    mdata["prot"].obs_names = [f"other_{i}" for i in range(mdata["prot"].n_obs)]
+
+
 def negative(name: str) -> Callable[[mudata.MuData], Any]:
     def spoil(mdata: mudata.MuData) -> None:
         x = mdata[name].X.toarray().astype(float)
@@ -371,6 +397,8 @@ def logged(mdata: mudata.MuData) -> None:
 
 NORMALISED = {"layer": {"rna": "normalized", "prot": "normalized"}}
 WRONG = {
+    "symbols for no prior": Wrong({"symbols": {"a": "b"}}, ValueError, ["`symbols=`", "`prior=`"]),
+    "no cell in both": Wrong({}, ValueError, ["No cell is in both modalities", "same name in both"], renamed),
     "source misspelt": Wrong({"source": "rnaa"}, KeyError, ["'rnaa'", "rna, prot", "Did you mean 'rna'?", "source="]),
     "target misspelt": Wrong({"target": "pro"}, KeyError, ["'pro'", "rna, prot", "target="]),
     "source and target the same": Wrong({"target": "gex"}, ValueError, ["both 'rna'", "pass two of rna, prot"]),

@@ -360,7 +360,8 @@ def test_the_warning_names_the_layer_that_was_imputed(adata):
     adata.layers["mine"] = adata.X.copy()
     adata.layers["other"] = adata.X.copy()
     sd.tl.impute(adata, Seven(), output="counts", layer="mine", key_added="x")
-    adata.layers["x"][0, 0] = 0.5
+    scatter = np.random.default_rng(0).gamma(5, 0.2, adata.shape)  # as a method does whose estimates are no constant
+    adata.layers["x"] = adata.layers["x"] * scatter.astype(np.float32)
     with pytest.warns(UserWarning, match=r"estimates were made from, `layers\['mine'\]`\."):
         sd.tl.cluster(adata, "gmm", n_clusters=3, layer="x")
 

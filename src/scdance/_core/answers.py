@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from scdance._checks import InputError, WrongTypeError, listed
+from scdance._checks import InputError, WrongTypeError, listed, warn
 from scdance.pp import Recipe, canonical
 
 from .method import Method
 from .objects import kind_of, kind_of_modality, modality
-from .read import _matrix
+from .read import _matrix, teachers
 from .scan import scan
 from .task import Task
 from .write import record_of, run_of, slots_of
@@ -35,6 +35,7 @@ def in_units(adata: Any, task: Task, name: str, layer: str | None = None) -> sp.
 def compared(mdata: Any, task: Task, key: str, truth: Any) -> dict[str, Any]:
     """Truth and answers of the cells and features that both have, and what is known of each feature.
 
+    Cells that taught the run are left out, since their answers are no predictions.
     `truth` is an AnnData of the target, a MuData that has it, or the name of a modality of `mdata`.
     """
     holder, whole = run_of(mdata, task, key)
@@ -60,6 +61,17 @@ def compared(mdata: Any, task: Task, key: str, truth: Any) -> dict[str, Any]:
             f"{listed(truth.var_names, 3)}, those answered {listed(features, 3)}. Names must agree."
         )
         raise InputError(msg)
+    asked = ~np.isin(answered[rows], _taught(mdata, holder, told))
+    if not asked.any():
+        msg = (
+            f"All {len(rows)} cells of the truth taught this run, so that their answers are fits and no predictions. "
+            "Predict again with some left out, `split_key=` naming a column of `obs` with True for those that teach, "
+            "or pass what was measured of other cells as `truth=`."
+        )
+        raise InputError(msg)
+    if not asked.all():
+        warn(f"{int((~asked).sum())} of {len(rows)} cells of the truth taught this run and are left out.")
+        rows, true_rows = rows[asked], true_rows[asked]
     as_it_is = str(told["features"]["unit"]) == repr(Recipe())
     values = canonical(_matrix(truth, None, "truth.", "layer")[0]) if as_it_is else in_units(truth, task, target)
     per_feature = {
@@ -72,3 +84,12 @@ def compared(mdata: Any, task: Task, key: str, truth: Any) -> dict[str, Any]:
         "truth": values[true_rows][:, true_columns],
         "prediction": np.asarray(holder.obsm[slots_of(task, whole)["prediction"][1]])[np.ix_(rows, columns)],
     }
+
+
+def _taught(mdata: Any, holder: Any, told: dict[str, Any]) -> np.ndarray:
+    """Names of the cells of the object that taught a run: none where a fitted method answered."""
+    given = told["input"]["source"]
+    if "n_teaching" not in given or kind_of(mdata) != "MuData" or told["target"] not in mdata.mod:
+        return np.empty(0, dtype=str)
+    source = next(name for name, each in mdata.mod.items() if each is holder)
+    return teachers(mdata, (source, str(told["target"])), given.get("split_key"))

@@ -304,6 +304,9 @@ def _pair(
     ):
         if value is not None:
             _refuse_word(model, word, argument)
+    if symbols is not None and prior is None:
+        msg = "`symbols=` gives other names of genes to a `prior=`, but there is none: pass one, or leave `symbols=` out."
+        raise InputError(msg)
     names = modalities(task, model, mdata, source, target)
     asks = bool(task.suffix)  # for the target: only cells that teach are read of it, and none by a fitted method
     layers = layer if isinstance(layer, dict) else dict.fromkeys(names, layer)
@@ -312,9 +315,9 @@ def _pair(
     roles = {"source": names[0]} if asks and model.is_fitted else dict(zip(("source", "target"), names, strict=True))
     teaching = None
     if asks and not model.is_fitted:
-        teaching = np.intersect1d(*(mdata.mod[name].obs_names.to_numpy(dtype=str) for name in names))
-        if split_key is not None:
-            teaching = _teaching(mdata, names[0], split_key, teaching)
+        teaching = teachers(mdata, names, split_key)
+        if not len(teaching):
+            raise InputError(_no_cell_in_both(mdata, names))
     read_in: dict[str, Cells] = {}
     for role, name in roles.items():
         adata = mdata.mod[name]
@@ -331,16 +334,16 @@ def _pair(
             only=inside if role == "target" else None, learn=inside if role == "source" else None,
         )  # fmt: skip
         read_in[role].extra["input"]["modality"] = name
+    told = read_in["source"].extra["input"]
     if batch_key is not None:
-        read_in["source"].extra["input"]["batch_key"] = batch_key
+        told["batch_key"] = batch_key
+    if teaching is not None:
+        told["n_teaching"] = len(teaching)
+        if split_key is not None:
+            told["split_key"] = split_key
     pair = Pair.of(read_in["source"], read_in.get("target"), np.asarray(mdata.obs_names, dtype=str))
     if len(pair.both) == 0 and not model.is_fitted:
-        there = [listed(mdata.mod[name].obs_names, 3) for name in names]
-        msg = (
-            f"No cell is in both modalities: {there[0]} in {names[0]!r}, {there[1]} in {names[1]!r}. A cell needs the "
-            "same name in both."
-        )
-        raise InputError(msg)
+        raise InputError(_no_cell_in_both(mdata, names))
     if prior is not None and pair.target is not None:
         from scdance.graph import prior_graph
 
@@ -348,6 +351,15 @@ def _pair(
         pair = replace(pair, prior=links)
         pair.source.extra["input"]["prior"] = told
     return pair
+
+
+def _no_cell_in_both(mdata: Any, names: Sequence[str]) -> str:
+    """The message for modalities that share no cell."""
+    there = [listed(mdata.mod[name].obs_names, 3) for name in names]
+    return (
+        f"No cell is in both modalities: {there[0]} in {names[0]!r}, {there[1]} in {names[1]!r}. A cell needs the same "
+        "name in both."
+    )
 
 
 def _of_source(mdata: Any, name: str, batch_key: str | None, labels_key: str | None) -> dict[str, Any]:
@@ -359,7 +371,8 @@ def _of_source(mdata: Any, name: str, batch_key: str | None, labels_key: str | N
         values = _column_of(mdata, name, batch_key, "the column with the batches", "batch_key")
         if pd.isna(values).any():
             msg = (
-                f"{batch_key!r} has {int(pd.isna(values).sum())} missing values in {name!r}; every cell needs a batch."
+                f"{batch_key!r} has {int(pd.isna(values).sum())} missing values in {name!r}; every cell needs a batch. "
+                "Name those that are missing, or leave their cells out."
             )
             raise InputError(msg)
         found = pd.Categorical(values.astype(str))
@@ -378,9 +391,12 @@ def _column_of(mdata: Any, name: str, key: str, what: str, argument: str) -> Any
     return _checks.column(adata.obs, key, where=f"mdata[{name!r}].obs", what=what, argument=argument)
 
 
-def _teaching(mdata: Any, name: str, split_key: str, names: np.ndarray) -> np.ndarray:
-    """Those of the names whose cells are said to be for training."""
-    values = _column_of(mdata, name, split_key, "the column that says which cells teach", "split_key").reindex(names)
+def teachers(mdata: Any, names: Sequence[str], split_key: str | None) -> np.ndarray:
+    """Names of the cells that are in all these modalities and, of those, that a column of the first says teach."""
+    both = np.intersect1d(*(mdata.mod[name].obs_names.to_numpy(dtype=str) for name in names))
+    if split_key is None or not len(both):
+        return both
+    values = _column_of(mdata, names[0], split_key, "the column that says which cells teach", "split_key").reindex(both)
     said = values.astype(str).str.lower()
     teach = said.isin(("train", "true")).to_numpy()
     if not teach.any() or teach.all():
@@ -389,7 +405,7 @@ def _teaching(mdata: Any, name: str, split_key: str, names: np.ndarray) -> np.nd
             f"asked, but holds {listed(sorted(said.unique()))}."
         )
         raise InputError(msg)
-    return names[teach]
+    return both[teach]
 
 
 def _from_matrix(

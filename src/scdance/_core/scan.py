@@ -61,7 +61,7 @@ def scan(
             f"({listed(adata.var_names[first], 3)}). Replace or remove them first."
         )
         raise InputError(msg)
-    if proteins and "counts" not in model.needs and (low < 0 or (fractions and high < LOGGED_BELOW)):
+    if proteins and "counts" not in model.needs and fractions and (low < 0 or high < LOGGED_BELOW):
         logger.info("%s: `%s` is normalised already and is taken as it is", model.name, where)
         return "log-normalised", depth
     _refuse_range(low, high, adata, where, model)

@@ -59,6 +59,9 @@ def run_of(data: Any, task: Task, key: str) -> tuple[Any, str]:
     ]
     if len(found) == 1:
         return data.mod[found[0][0]], found[0][1]
+    if not runs:
+        msg = f"The MuData has no run of {task.name!r} yet: call `sd.tl.{task.name}(…)` first."
+        raise MissingKeyError(msg)
     there = listed([run for _, run, _ in runs])
     what = f"{len(found)} runs" if found else "no run"
     msg = f"The MuData has {what} {key!r} of {task.name!r}; there are: {there}. Pass the whole name of one as `key=`."
