@@ -88,7 +88,7 @@ def compared(mdata: Any, task: Task, key: str, truth: Any) -> dict[str, Any]:
 
 def _taught(mdata: Any, holder: Any, told: dict[str, Any]) -> np.ndarray:
     """Names of the cells of the object that taught a run: none where a fitted method answered."""
-    given = told["input"]["source"]
+    given = told.get("input", {}).get("source", {})  # a control has none
     if "n_teaching" not in given or kind_of(mdata) != "MuData" or told["target"] not in mdata.mod:
         return np.empty(0, dtype=str)
     source = next(name for name, each in mdata.mod.items() if each is holder)

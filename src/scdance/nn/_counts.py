@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -264,7 +265,7 @@ def _sweep(x: Tensor, a: Tensor, b: Tensor, logit: Tensor | None, log_size: Tens
     """Sum of the log-likelihoods of a block of cells and, if asked, its slopes in a, b and ρ."""
     mean = a.clamp(*LOG_MEAN).add_(log_size).exp_()
     theta = functional.softplus(b).clamp_(*DISPERSION)
-    at = torch.nonzero(x.reshape(-1)).squeeze(1)  # where the gamma functions are needed
+    at = _nonzero(x)  # where the gamma functions are needed
     counts, mean_at = x.reshape(-1)[at].to(mean), mean.view(-1)[at]
     theta_at = theta.view(-1)[at] if b.dim() == a.dim() else theta[at % a.shape[1]]
 
@@ -291,6 +292,12 @@ def _sweep(x: Tensor, a: Tensor, b: Tensor, logit: Tensor | None, log_size: Tens
     by_mean = _inside(by_mean, a, *LOG_MEAN)
     by_theta = _inside(by_theta.sum_to_size(b.shape).mul_(torch.sigmoid(b)), theta, *DISPERSION)
     return value, by_mean, by_theta, by_logit
+
+
+def _nonzero(x: Tensor) -> Tensor:
+    """Positions of the counts above 0 in the flat matrix; NumPy finds them several times faster than torch."""
+    there = x > 0
+    return there.reshape(-1).nonzero().squeeze(1) if x.is_cuda else torch.from_numpy(np.flatnonzero(there.numpy()))
 
 
 _inside = torch.ops.aten.hardtanh_backward  # 0 where the value stands at or beyond a bound, in one pass
