@@ -305,7 +305,7 @@ def _pair(
         if value is not None:
             _refuse_word(model, word, argument)
     if symbols is not None and prior is None:
-        msg = "`symbols=` gives other names of genes to a `prior=`, but there is none: pass one, or leave `symbols=` out."
+        msg = "`symbols=` gives other names of genes to a `prior=`: pass one, or leave `symbols=` out."
         raise InputError(msg)
     names = modalities(task, model, mdata, source, target)
     asks = bool(task.suffix)  # for the target: only cells that teach are read of it, and none by a fitted method
