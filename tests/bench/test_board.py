@@ -102,11 +102,16 @@ def test_differences_pair_data_sets_and_seeds(rows: pd.DataFrame):
     found = bench.differences(rows).set_index(["variant", "floor"])
     assert list(found.index) == [(v, f) for v in ("broken", "deep") for f in ("kmeans", "leiden")]
     # deep − kmeans: 0.5 − 0.4 and 0.7 − 0.5 by seed; deep − leiden: 0.0 and 0.2
-    assert found.loc[("deep", "kmeans")].tolist() == pytest.approx([0.15, np.sqrt(0.005), 2])
-    assert found.loc[("deep", "leiden")].tolist() == pytest.approx([0.1, np.sqrt(0.02), 2])
+    half = 12.7062  # of t with one degree of freedom; the standard errors are 0.05 and 0.1
+    assert found.loc[("deep", "kmeans")].tolist() == pytest.approx(
+        [0.15, np.sqrt(0.005), 2, 0.15 - 0.05 * half, 0.15 + 0.05 * half], rel=1e-4
+    )
+    assert found.loc[("deep", "leiden"), ["difference", "sd", "n_seeds"]].tolist() == pytest.approx(
+        [0.1, np.sqrt(0.02), 2]
+    )
     # the failed run takes its seed with it: only 0.9 − 0.4 is left, and no spread
     assert found.loc[("broken", "kmeans"), ["difference", "n_seeds"]].tolist() == pytest.approx([0.5, 1])
-    assert np.isnan(found.loc[("broken", "kmeans"), "sd"])
+    assert found.loc[("broken", "kmeans"), ["sd", "low", "high"]].isna().all()
     assert bench.differences(rows, "nmi").set_index(["variant", "floor"]).loc[
         ("deep", "kmeans"), "difference"
     ] == pytest.approx(0.075)
@@ -165,10 +170,15 @@ def test_the_first_line_says_who_wins(rows: pd.DataFrame):
 
 def test_the_page_shows_each_method_above_each_floor(rows: pd.DataFrame):
     page = bench.leaderboard(rows)
-    part = page.partition("ARI above each floor, same data set and seed, mean over the data sets:")[2]
+    part = page.partition(
+        "ARI above each floor, same data set and seed, mean over the data sets, with 95 % intervals:"
+    )[2]
     against = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.split("\n\n")[1].splitlines()]
     assert against[0] == ["", "kmeans", "leiden"]
-    assert against[2:] == [["deep", "+0.150 ± 0.071", "+0.100 ± 0.141"], ["broken", "+0.500", "+0.400"]]
+    assert against[2:] == [
+        ["deep", "+0.150 (-0.485 to +0.785)", "+0.100 (-1.171 to +1.371)"],
+        ["broken", "+0.500", "+0.400"],
+    ]
 
 
 def test_each_mode_of_k_has_its_table_if_it_has_rows(rows: pd.DataFrame):
@@ -297,9 +307,9 @@ def test_what_is_told_that_an_entry_is_not_zero_stands_in_a_column_of_its_own(bo
 
 def test_averages_leave_out_data_sets_that_a_score_cannot_judge(both: pd.DataFrame):
     found = bench.differences(both).set_index(["variant", "floor"])
-    assert found.loc[("dca", "knn")].tolist() == pytest.approx([0.2, 0, 2], abs=1e-9)
+    assert found.loc[("dca", "knn"), ["difference", "sd", "n_seeds"]].tolist() == pytest.approx([0.2, 0, 2], abs=1e-9)
     other = bench.differences(both, "rmse_nonzero").set_index(["variant", "floor"])
-    assert other.loc[("dca", "knn")].tolist() == pytest.approx([0.1, 0, 2], abs=1e-9)
+    assert other.loc[("dca", "knn"), ["difference", "sd", "n_seeds"]].tolist() == pytest.approx([0.1, 0, 2], abs=1e-9)
     assert other.loc[("dca", "gene_mean, told"), "n_seeds"] == 0
     assert bench.measured(both)["score"].to_dict() == pytest.approx({"dca": -0.295, "magic": -0.195, "knn": -0.095})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scdance._core.registry import task_of
 from scdance.metrics import get as metric
@@ -105,7 +105,8 @@ def differences(rows: pd.DataFrame, score: str | None = None, *, k: str = "known
     Returns
     -------
     One row per pair of ``variant`` (of a method) and ``floor``: ``difference`` (mean over the seeds), its standard
-    deviation over the seeds ``sd``, and ``n_seeds``, those in which both have a result on every data set.
+    deviation over the seeds ``sd``, its interval of 95 % by Student's t from ``low`` to ``high``, and ``n_seeds``,
+    those in which both have a result on every data set. The interval is that of other seeds, not of other data.
 
     Examples
     --------
@@ -114,6 +115,7 @@ def differences(rows: pd.DataFrame, score: str | None = None, *, k: str = "known
     >>> sd.bench.differences(rows, "ari", k="estimated")  # doctest: +SKIP
     """
     import pandas as pd
+    from scipy.stats import t
 
     score = score or _scores(rows, None)[0]
     rows = _of_mode(rows, k)
@@ -124,7 +126,9 @@ def differences(rows: pd.DataFrame, score: str | None = None, *, k: str = "known
         for floor in kinds.index[kinds == "floor"]:
             gain = sign * (mean[variant] - mean[floor]).dropna()
             pairs.append((variant, floor, gain.mean(), gain.std(), len(gain)))
-    return pd.DataFrame(pairs, columns=["variant", "floor", "difference", "sd", "n_seeds"])
+    found = pd.DataFrame(pairs, columns=["variant", "floor", "difference", "sd", "n_seeds"])
+    half = t.ppf(0.975, found["n_seeds"] - 1) * found["sd"] / found["n_seeds"] ** 0.5
+    return found.assign(low=found["difference"] - half, high=found["difference"] + half)
 
 
 def measured(rows: pd.DataFrame, path: str | Path | None = None) -> pd.DataFrame:
@@ -291,12 +295,17 @@ def _against(part: pd.DataFrame, score: str, mode: str) -> str:
     if pairs.empty:
         return ""
     floors = list(dict.fromkeys(pairs["floor"]))
-    found = {(pair.variant, pair.floor): _number(pair.difference, pair.sd, "+.3f") for pair in pairs.itertuples()}
+    found = {(pair.variant, pair.floor): _with_interval(pair) for pair in pairs.itertuples()}
     methods = [variant for variant in _order(part, score) if variant in set(pairs["variant"])]
     lines = [[variant, *(found.get((variant, floor), "") for floor in floors)] for variant in methods]
     better = "above" if _sign(score) > 0 else "below"
-    text = f"{_head(score)} {better} each floor, same data set and seed, mean over the data sets:"
+    text = f"{_head(score)} {better} each floor, same data set and seed, mean over the data sets, with 95 % intervals:"
     return f"{text}\n\n{_markdown(['', *floors], lines)}"
+
+
+def _with_interval(pair: Any) -> str:
+    text = _number(pair.difference, form="+.3f")
+    return f"{text} ({pair.low:+.3f} to {pair.high:+.3f})" if pair.low == pair.low else text
 
 
 def _cell(of: pd.DataFrame, dataset: str, score: str) -> str:
