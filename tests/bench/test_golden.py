@@ -102,3 +102,4 @@ def test_a_variant_runs_on_the_data_sets_that_it_is_meant_for(tmp_path: Path):
         {"task": "impute", "methods": told, "datasets": ["b_uniform"]},
     ]
     assert plan(path, datasets=["a_thinning"]) == [{"task": "impute", "methods": plain, "datasets": ["a_thinning"]}]
+    assert plan(path, datasets=["worm_neuron"]) == []  # which only other tasks can score

@@ -9,7 +9,7 @@ from typing import Any
 
 from scdance._checks import InputError
 from scdance._core import registry
-from scdance.datasets import info
+from scdance.datasets import info, names
 
 GENERAL = ("paper", "dance")  # presets for any data
 
@@ -22,8 +22,8 @@ def plan(path: str | Path, *, datasets: Sequence[str] | None = None, presets: bo
     path
         The file.
     datasets
-        Names of data sets to run on; None: those of the file. A variant that the file has ``on`` some data sets only
-        runs on no others.
+        Names of data sets to run on, each by the tasks that it can score; None: those of the file. A variant that the
+        file has ``on`` some data sets only runs on no others.
     presets
         Run the published presets of the methods in place of their variants: that of the paper, DANCE's, and the one
         for the data set.
@@ -47,20 +47,22 @@ def plan(path: str | Path, *, datasets: Sequence[str] | None = None, presets: bo
     """
     grids: dict[tuple[str, tuple[str, ...]], dict[str, dict[str, Any]]] = {}
     for task, methods in _parsed(Path(path)).items():
+        others = set(names()) - set(names(task))  # of other tasks; a name that nobody knows is refused by the run
         for method, row in methods.items():
             if not row.get("real"):
                 continue
             for variant, settings in row.get("variants", {method: {}}).items():
                 knobs = {name: value for name, value in settings.items() if name != "on"}
                 own = settings.get("on", row["real"])
-                wanted = own if datasets is None else [name for name in datasets if name in own or "on" not in settings]
+                asked = [name for name in datasets or () if name not in others]
+                wanted = own if datasets is None else [name for name in asked if name in own or "on" not in settings]
                 variants = grids.setdefault((task, tuple(wanted)), {})
                 if variant in variants:
                     both = f"{variants[variant]['method']} and {method}"
                     msg = f"{path} gives the variant {variant!r} to {both}; rename one."
                     raise InputError(msg)
                 variants[variant] = {"method": method, **knobs}
-    plans = [{"task": task, "methods": grid, "datasets": list(names)} for (task, names), grid in grids.items() if names]
+    plans = [{"task": task, "methods": grid, "datasets": list(on)} for (task, on), grid in grids.items() if on]
     return [each for grid in plans for each in _published(grid)] if presets else plans
 
 
