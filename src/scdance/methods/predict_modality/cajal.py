@@ -93,7 +93,7 @@ class Cajal(TorchPredictor):
     uses = ("batch", "labels", "prior")  # type: ignore[assignment]
     presets = {
         "paper": PAPER | {"hidden": (170, 300, 480, 330, 770), "epochs": 35},
-        "cite": PAPER | {"hidden": (170, 300, 480, 330, 770), "epochs": 35},
+        "gex2adt": PAPER | {"hidden": (170, 300, 480, 330, 770), "epochs": 35},
         "adt2gex": PAPER | {"hidden": (180, 140, 520), "epochs": 78},
         "gex2atac": PAPER | {"dropout": 0.8, "hidden": (500, 20, 110, 430, 310), "epochs": 39},
         "atac2gex": PAPER | {"dropout": 0.8, "hidden": (320, 360, 620, 440), "epochs": 38},

@@ -74,7 +74,7 @@ class KernelRidge(Reduced):
     unit_rows = True
     presets = {
         "paper": {"n_source": 300, "n_target": 70, "length": 10.0, "alpha": 0.2, "halves": True, "n_ensemble": 10},
-        "cite": {"n_source": 300, "n_target": 70, "length": 10.0, "alpha": 0.2},
+        "gex2adt": {"n_source": 300, "n_target": 70, "length": 10.0, "alpha": 0.2},
         "adt2gex": {"n_source": None, "n_target": 50, "length": 10.0, "alpha": 0.2},
         "gex2atac": {"n_source": 1000, "n_target": 50, "length": 10.0, "alpha": 0.1},
         "atac2gex": {"n_source": 100, "n_target": 50, "length": 10.0, "alpha": 0.1},

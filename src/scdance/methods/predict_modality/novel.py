@@ -97,7 +97,7 @@ class Novel(TorchPredictor):
     cite = "Lance2022"
     presets = {
         "paper": PAPER,
-        "cite": PAPER,
+        "gex2adt": PAPER,
         "adt2gex": PAPER
         | {
             "hidden": (512, 512, 512),

@@ -131,7 +131,7 @@ class ScMoGCN(TorchPredictor):
     presets = {
         "paper": PAPER,
         "dance": PAPER | {"alpha": 0.25},
-        "cite": PAPER,
+        "gex2adt": PAPER,
         "adt2gex": SMALL,
         "gex2atac": SMALL,
         "atac2gex": SMALL | {"edge_dropout": 0.0, "patience": 1000, "epochs": 3000},
