@@ -153,7 +153,7 @@ def test_a_batch_is_known_by_its_name(mdata):
 
 
 def test_answers_stay_within_what_was_seen(mdata):
-    model, pair = fitted(mdata, {"start_at_mean": False, "lr": 0.5})
+    model, pair = fitted(mdata, {"start_at_mean": False, "lr": 0.5, "shrink": False})
     y = pair.target.dense(pair.both[:, 1])
     found = said(model, pair)
     assert (found >= y.min(axis=0)).all() and (found <= y.max(axis=0)).all()

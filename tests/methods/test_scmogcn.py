@@ -226,7 +226,7 @@ def test_answers_shrink_to_the_mean_where_the_source_says_nothing(mdata):
     trust = {}
     for name, data in (("known", mdata), ("strangers", strangers)):
         for shrink in (True, False):
-            trust[name, shrink] = float(fitted(data, shrink=shrink, epochs=15, edge_dropout=0.0)[0].net_[0].trust)
+            trust[name, shrink] = float(fitted(data, shrink=shrink, epochs=15, edge_dropout=0.0)[0].trust_[0])
     assert trust["strangers", True] < 0.5 < trust["known", True]
     assert trust["known", False] == trust["strangers", False] == 1
 
@@ -234,7 +234,7 @@ def test_answers_shrink_to_the_mean_where_the_source_says_nothing(mdata):
 def test_the_trust_is_the_slope_less_its_error(mdata):
     model, _, pair = fitted(mdata, epochs=15)
     net, rows = model.net_[0], pair.both[::3]
-    said = (model.say(net, model.seen(pair.source, rows[:, 0])) - model.tensor(model.features_["mean"])) / net.trust
+    said = model.say(net, model.seen(pair.source, rows[:, 0])) - model.tensor(model.features_["mean"])
     said = said.detach().numpy().astype(float)
     truth = pair.target.dense(rows[:, 1]) - model.features_["mean"]
     slope = (said * truth).sum() / (said**2).sum()

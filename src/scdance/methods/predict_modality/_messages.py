@@ -77,7 +77,7 @@ class Layer(nn.Module):
 class Net(nn.Module):
     """The graph convolution.
 
-    `said` holds what features say in each layer, (n_layers, n_vars, hidden); `trust` is a factor of the answers.
+    `said` holds what features say in each layer, (n_layers, n_vars, hidden).
     """
 
     def __init__(
@@ -87,7 +87,6 @@ class Net(nn.Module):
         super().__init__()
         self.layers: Any
         self.said: Tensor
-        self.trust: Tensor
         self.residual = residual
         self.feature = nn.Parameter(torch.randn(n_vars, hidden))
         self.cell = nn.Linear(n_scores, hidden) if n_scores else nn.Parameter(torch.randn(hidden))
@@ -102,7 +101,6 @@ class Net(nn.Module):
         self.head = nn.Linear(hidden if readout == "sum" else n_layers * hidden, n_out)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.register_buffer("trust", torch.ones(()))
         self.register_buffer("said", torch.zeros(n_layers, n_vars, hidden))
 
     def forward(self, seen: Seen, links: Sparse | None = None) -> Tensor:

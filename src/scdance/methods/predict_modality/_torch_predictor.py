@@ -14,13 +14,23 @@ from scdance.train import TorchMethod, Train
 
 from ._predictor import Answers, Predictor, slices, target_of
 
+TINY = 1e-12  # sum of squares of answers that all are the mean
+
 
 class TorchPredictor(Predictor, TorchMethod):
     """Base of predictors with a net.
 
     A subclass writes :meth:`one_net` and :meth:`train_one`; where its net does not take the expression as it is,
     :meth:`inputs` says what it takes, and where the answer is not what the net gives, :meth:`say` makes it of that.
+
+    Parameters
+    ----------
+    shrink
+        Bring the answers nearer to the mean of each feature as far as the held-out cells leave it open that they
+        deviate too much: where the source says little, answers shall not be worse than the mean.
     """
+
+    shrink: bool = True
 
     ends_by_validation = True
 
@@ -52,18 +62,39 @@ class TorchPredictor(Predictor, TorchMethod):
     def fit_one(self, member: int, pair: Pair, rows: np.ndarray, valid: np.ndarray) -> None:
         if member == 0:
             self.net_ = self.net().to(self.target)
+            self.trust_ = np.ones(self.n_ensemble)
         net = self.net_[member]
         self.train_one(net, pair, rows, valid, "training" if member == 0 else f"training_{member}")
         net.eval()
+        if self.shrink and len(valid):
+            self.trust_[member] = self._trust(net, pair, valid)
 
     def answers(self, member: int, source: Cells) -> Answers:
-        net = self.net_[member]
+        net, trust, mean = self.net_[member], np.float32(self.trust_[member]), self.features_["mean"]
 
         def of(rows: slice) -> np.ndarray:
             with torch.no_grad():
-                return self.say(net, self.seen(source, np.arange(rows.start, rows.stop))).cpu().numpy()
+                said = self.say(net, self.seen(source, np.arange(rows.start, rows.stop))).cpu().numpy()
+            return said if trust == 1 else mean + trust * (said - mean)
 
         return of
+
+    def _trust(self, net: Any, pair: Pair, valid: np.ndarray) -> float:
+        """What the deviations from the mean are to be multiplied by, at least: a slope less its standard error.
+
+        The slope of the truth on the answers, both as deviations from the mean of each feature, over the cells at
+        `valid`; the error is that of independent cells.
+        """
+        mean, products, squares = self.features_["mean"], [], []
+        with torch.no_grad():
+            for at in (valid[here] for here in slices(len(valid))):
+                said = self.say(net, self.seen(pair.source, at[:, 0])).cpu().numpy().astype(np.float64) - mean
+                products.append((said * (target_of(pair).dense(at[:, 1]) - mean)).sum(axis=1))
+                squares.append((said**2).sum(axis=1))
+        product, square = np.concatenate(products), np.concatenate(squares)
+        slope = product.sum() / max(square.sum(), TINY)
+        error = np.sqrt(((product - slope * square) ** 2).sum()) / max(square.sum(), TINY)
+        return float(np.clip(slope - error, 0, 1))
 
     def tensor(self, x: np.ndarray) -> Tensor:
         """An array on the device of the net, float32."""

@@ -26,7 +26,7 @@ CHROMOSOME = re.compile(r"(chr\w+?)[:_-]\d+[_-]\d+")  # of chr1:100-200, chr1-10
 PER_CELL = 1e4  # counts of a cell in the unit of RNA
 TINY = 1e-12  # under the root of an error
 
-LONG = {"hidden": 64, "dropout": 0.0, "start_at_mean": False, "epochs": 500, "lr": 1e-2}
+LONG = {"shrink": False, "hidden": 64, "dropout": 0.0, "start_at_mean": False, "epochs": 500, "lr": 1e-2}
 PAPER = {**LONG, "n_latent": 16, "likelihood": "counts", "weight": 1.33, "batch_size": 512, "patience": 25}
 DANCE = {**LONG, "n_latent": 64, "weight": 1.0, "by_chromosome": False, "batch_size": 64, "patience": 20}
 

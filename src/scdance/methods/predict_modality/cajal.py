@@ -27,7 +27,14 @@ FEWEST_OF_TYPE = 5  # cells that markers of a type are sought from
 N_STARTS = 5  # of that grouping
 N_BESIDE = 3  # numbers that enter beside the features: depth of the cell, and two of its batch
 CONSTANT = 1e-9  # an input that varies less is constant
-PAPER = {"dropout": 0.2, "unseen": "asked", "start_at_mean": False, "batch_size": 1000, "patience": None}
+PAPER = {
+    "shrink": False,
+    "dropout": 0.2,
+    "unseen": "asked",
+    "start_at_mean": False,
+    "batch_size": 1000,
+    "patience": None,
+}
 
 
 class Cajal(TorchPredictor):

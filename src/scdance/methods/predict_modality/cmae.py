@@ -27,6 +27,7 @@ DISCRIMINATOR = (50, 100)  # widths of its hidden layers
 DISCRIMINATOR_SD = 0.02  # of its first weights
 
 DANCE = {
+    "shrink": False,
     "hidden": None,
     "n_layers": 3,
     "n_top_genes": 10_000,

@@ -21,6 +21,7 @@ from ._torch_predictor import PairedBatches, TorchPredictor
 TINY = 1e-12  # under the root of an error
 
 PAPER = {  # for proteins from RNA
+    "shrink": False,
     "n_target": None,
     "weighting": "tfidf",
     "hidden": (512, 512, 2048),

@@ -24,6 +24,7 @@ LOGIT = 12.0  # bound of what the scales of the posterior are made of
 LEAST_SCALE = 1e-6
 
 PAPER = {
+    "shrink": False,
     "hidden_rna": 100,
     "hidden_other": 20,
     "n_layers": 1,

@@ -23,6 +23,7 @@ from ._transformers import Known, Links, Net, Seen
 JUDGES = 2048  # cells, at most, that are heard while validation errors are taken
 
 PAPER = {
+    "shrink": False,
     "hidden": 512,
     "n_layers": 3,
     "head_width": 64,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,12 +16,11 @@ from scdance.train import Train
 
 from ._facts import cosines, facts_of_batches, sparse
 from ._messages import GROUPS, Net, Seen
-from ._predictor import slices, target_of
+from ._predictor import slices
 from ._reduced import components, recipes, scores
 from ._torch_predictor import PairedBatches, TorchPredictor
 
 JUDGES = 4096  # cells, at most, that speak to the features while validation errors are taken
-TINY = 1e-12  # sum of squares of answers that all are the mean
 WHOLE = 10**6  # cells per step: all of them, as published
 
 PUBLISHED = {"cell_init": "learned", "shrink": False, "lr": 1e-2, "batch_size": WHOLE, "epochs": 15_000, "n_layers": 4}
@@ -98,9 +96,6 @@ class ScMoGCN(TorchPredictor):
         teach; "given", as the prior has it.
     prior_threshold
         Links whose cosine is no larger in size are left out; −1 keeps all.
-    shrink
-        Bring the answers nearer to the mean of each feature as far as the held-out cells leave it open that they
-        deviate too much: where the source says little, answers shall not be worse than the mean.
     transductive
         Let the cells that are asked take part in the graph, without their target: predictions then depend on the
         cells asked together, which is noted in the run record.
@@ -120,7 +115,6 @@ class ScMoGCN(TorchPredictor):
     edge_dropout: float = 0.3
     prior_weight: Literal["cosine", "given"] = "cosine"
     prior_threshold: float = 0.1
-    shrink: bool = True
     transductive: bool = False
     n_top_genes: int | None = None
     n_top_peaks: int | None = 10_000
@@ -197,7 +191,7 @@ class ScMoGCN(TorchPredictor):
         return Seen(Sparse(x, self.target), of_cells, of_features, self.tensor(facts), z)
 
     def say(self, net: Any, x: Seen) -> Tensor:
-        return net.trust * net.recall(x) + self.tensor(self.features_["mean"])  # type: ignore[no-any-return]
+        return net.recall(x) + self.tensor(self.features_["mean"])  # type: ignore[no-any-return]
 
     def train_one(self, net: Any, pair: Pair, rows: np.ndarray, valid: np.ndarray, stage: str) -> None:
         source, here = pair.source, self._in_graph(pair, rows)
@@ -220,8 +214,6 @@ class ScMoGCN(TorchPredictor):
         knobs: dict[str, Any] = {"valid": judge} if len(valid) else {}
         self.learn(step, net, self.training, stage=stage, batches=batches, rng=batches.rng, **knobs)
         net.listen(lambda: (self.seen(source, here[at]) for at in slices(len(here))), links)
-        if self.shrink and len(valid):
-            net.trust.fill_(self._trust(net, pair, valid))
 
     def batches(self, pair: Pair, rows: np.ndarray, size: int, stage: str) -> PairedBatches:
         found = super().batches(pair, rows, size, stage)
@@ -234,23 +226,6 @@ class ScMoGCN(TorchPredictor):
 
             found.source = with_others
         return found
-
-    def _trust(self, net: Any, pair: Pair, valid: np.ndarray) -> float:
-        """What the deviations from the mean are to be multiplied by, at least: a slope less its standard error.
-
-        The slope of the truth on the answers, both as deviations from the mean of each feature, over the cells at
-        `valid`; the error is that of independent cells.
-        """
-        mean, products, squares = self.features_["mean"], [], []
-        with torch.no_grad():
-            for at in (valid[here] for here in slices(len(valid))):
-                said = net.recall(self.seen(pair.source, at[:, 0])).cpu().numpy().astype(np.float64)
-                products.append((said * (target_of(pair).dense(at[:, 1]) - mean)).sum(axis=1))
-                squares.append((said**2).sum(axis=1))
-        product, square = np.concatenate(products), np.concatenate(squares)
-        slope = product.sum() / max(square.sum(), TINY)
-        error = np.sqrt(((product - slope * square) ** 2).sum()) / max(square.sum(), TINY)
-        return float(np.clip(slope - error, 0, 1))
 
     def _in_graph(self, pair: Pair, rows: np.ndarray) -> np.ndarray:
         """Cells that speak to the features: those that teach, or all."""
