@@ -15,7 +15,7 @@ from scdance._core.method import Runtime
 from scdance._core.read import read_roles
 from scdance._core.run import make
 from scdance._core.task import PREDICT_MODALITY
-from scdance.methods.predict_modality.scmm import Expert, Experts, ScMM, Seen, divergence, in_unit, scales
+from scdance.methods.predict_modality.scmm import Expert, Experts, ScMM, Seen, divergence, in_unit, line, scales
 from scdance.nn import CountParameters
 
 SMALL = {"n_latent": 3, "hidden_rna": 8, "hidden_other": 6, "epochs": 2, "batch_size": 40, "n_top_genes": 40}
@@ -156,16 +156,29 @@ def test_without_a_unit_mean_counts_are_answered(mdata):
     assert found.mean() == pytest.approx(pair.target.counts.mean(), rel=0.5)
 
 
-def test_the_target_is_as_deep_as_in_training_relative_to_the_source(mdata):
+def test_the_depth_of_the_target_is_regressed_on_that_of_the_source(mdata):
     model, pair = fitted(mdata)
+    model.depths_ = np.array([0.5, 1.0])
     taken = {}
     decode = model.net_[0].experts["target"].forward
     model.net_[0].experts["target"].forward = lambda z, size: taken.update(size=size) or decode(z, size)
     with model.session():
         model.answers(0, pair.source)(slice(0, 10))
-    total = [side.depth[at].sum() for side, at in zip((pair.source, pair.target), pair.both.T, strict=True)]
-    expected = pair.source.depth[:10] * total[1] / total[0] / np.median(pair.target.depth)
+    expected = np.exp(1 + 0.5 * np.log(pair.source.depth[:10])) / np.median(pair.target.depth)
     np.testing.assert_allclose(taken["size"], expected, rtol=1e-4)
+
+
+def test_the_line_of_depths_is_that_of_least_squares():
+    rng = np.random.default_rng(0)
+    x = rng.normal(8, 1, 50)
+    y = 2 + 0.6 * x + rng.normal(0, 0.3, 50)
+    np.testing.assert_allclose(line(x, y), np.polyfit(x, y, 1))
+
+
+def test_depths_that_say_nothing_of_each_other_leave_the_mean():
+    x, y = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 1.0, 1.0, 0.0])
+    np.testing.assert_allclose(line(x, y), [0, 1])
+    np.testing.assert_allclose(line(np.ones(4), y), [0, 1])
 
 
 def test_answers_are_means_and_not_draws(mdata):

@@ -22,9 +22,11 @@ from ._whole import ROLES
 PER_CELL = 1e4  # counts of a cell as they enter, and in the unit of RNA
 LOGIT = 12.0  # bound of what the scales of the posterior are made of
 LEAST_SCALE = 1e-6
+TINY = 1e-12  # sum of squares of depths that all are the same
 
 PAPER = {
     "shrink": False,
+    "warm_up": 50,
     "hidden_rna": 100,
     "hidden_other": 20,
     "n_layers": 1,
@@ -79,7 +81,7 @@ class TwoExperts(TorchMethod):
     log_input: bool = True
     dispersion: Literal["gene", "entry"] = "gene"
     weight: float | None = None
-    warm_up: int = 50
+    warm_up: int = 30
     start_at_mean: bool = True
 
     def check(self) -> None:
@@ -223,7 +225,7 @@ class ScMM(TwoExperts, TorchPredictor):
     error. They are those of the normalised count: the logarithm of the expected count would be too high. The
     dispersion does not grow with depth, and is that of a feature. Both modalities weigh alike, where a sum over
     features is ruled by the larger; counts enter as logarithms. Training ends by the likelihood of the target, given
-    the source, of cells that were held out. Depth of the target is that of the source times their ratio in training.
+    the source, of cells that were held out. Depth of the target is regressed on that of the source.
 
     Parameters
     ----------
@@ -233,7 +235,7 @@ class ScMM(TwoExperts, TorchPredictor):
 
     n_top_genes: int | None = 5000
     n_top_peaks: int | None = 10_000
-    training: Train = Train(epochs=100, lr=1e-3, batch_size=256, patience=10, optimizer="amsgrad")
+    training: Train = Train(epochs=80, lr=2e-3, batch_size=256, patience=10, optimizer="amsgrad")
 
     cite = "Minoura2021"
     needs = ("counts",)
@@ -253,10 +255,13 @@ class ScMM(TwoExperts, TorchPredictor):
     def prepare(self, pair: Pair, rows: np.ndarray) -> None:
         target = target_of(pair)
         self.sides_: Sides = {}
+        logs = []
         for role, cells, at in zip(ROLES, (pair.source, target), rows.T, strict=True):
-            depth: Any = cells.depth
-            side = {"n_vars": cells.n_vars, "modality": cells.modality, "depth": float(np.median(depth[at]))}
-            self.sides_[role] = side | {"total": float(depth[at].sum())}
+            depth: Any = cells.depth[at]  # type: ignore[index]
+            middle = float(np.median(depth))
+            self.sides_[role] = {"n_vars": cells.n_vars, "modality": cells.modality, "depth": middle}
+            logs.append(np.log(np.maximum(depth, 1)))
+        self.depths_ = line(*logs)
         self.unit_ = target.modality if target.prep.states else "counts"
 
     def one_net(self) -> nn.Module:
@@ -310,11 +315,18 @@ class ScMM(TwoExperts, TorchPredictor):
         return Seen(self.tensor(counts[rows].toarray()), self.tensor(depth[rows] / self.sides_[role]["depth"]))
 
     def say(self, net: Experts, x: Seen) -> Tensor:
-        source, target = self.sides_["source"], self.sides_["target"]
-        depth = x.size * source["depth"] * (target["total"] / source["total"])
+        slope, start = self.depths_.tolist()
+        depth = (start + slope * (x.size * self.sides_["source"]["depth"]).clamp(min=1).log()).exp()
         z = net.expert("source").posterior(x.counts).mean
-        found = net.expert("target")(z, depth / target["depth"])
+        found = net.expert("target")(z, depth / self.sides_["target"]["depth"])
         return torch.from_numpy(in_unit(self.unit_, found, depth.cpu().numpy()))
+
+
+def line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Slope, in [0, 1], and intercept of the line of least squares of `y` on `x`, (2,)."""
+    off = x - x.mean()
+    slope = float(np.clip((off * y).sum() / max((off**2).sum(), TINY), 0, 1))
+    return np.array([slope, y.mean() - slope * x.mean()])
 
 
 def in_unit(unit: str | None, found: CountParameters, depth: np.ndarray) -> np.ndarray:
