@@ -51,7 +51,7 @@ class Heard:
 class LinearAttention(nn.Module):
     """Attention among all tokens in linear time: FAVOR+ of Performers [Choromanski2021]_.
 
-    exp(q·k) is the mean over random ω of exp(ω·q − |q|²/2) exp(ω·k − |k|²/2). The sums over tokens are then taken once
+    exp(q·k) is the mean over random ω of exp(ω·q − ‖q‖²/2) exp(ω·k − ‖k‖²/2). The sums over tokens are then taken once
     for all that ask; :meth:`heard` gives them and :meth:`ask` uses them, so that they may be kept and other tokens ask
     later. The random vectors are drawn once, orthogonal in blocks, and are part of the state.
 
