@@ -67,7 +67,11 @@ def _positions(pairs: Any, names: Sequence[str], what: str) -> np.ndarray:
 
     if pairs is None:
         return np.empty((0, 2), dtype=np.int64)
-    pairs = np.asarray(pairs)
+    try:
+        pairs = np.asarray(pairs)
+    except ValueError as error:  # rows of several lengths
+        msg = f"{what} must have one row of two cells for each pair, (n_pairs, 2), but its rows differ in length."
+        raise InputError(msg) from error
     if pairs.size == 0:
         return np.empty((0, 2), dtype=np.int64)
     if pairs.ndim != 2 or pairs.shape[1] != 2:
@@ -76,7 +80,10 @@ def _positions(pairs: Any, names: Sequence[str], what: str) -> np.ndarray:
     if pairs.dtype.kind in "OUST":
         found = pd.Index(names).get_indexer(pairs.ravel().astype(str)).reshape(-1, 2)
         if (found < 0).any():
-            msg = f"{what} names {int((found < 0).sum())} cells that are not there: {listed(pairs[found < 0], 3)}."
+            msg = (
+                f"{what} names {int((found < 0).sum())} cells that are not there: {listed(pairs[found < 0], 3)}. Pass "
+                f"names of `obs_names`, such as {listed(names, 3)}, or positions from 0."
+            )
             raise InputError(msg)
         pairs = found
     if pairs.dtype.kind not in "iu" or pairs.min() < 0 or pairs.max() >= len(names):
