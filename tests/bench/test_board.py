@@ -314,6 +314,14 @@ def test_averages_leave_out_data_sets_that_a_score_cannot_judge(both: pd.DataFra
     assert bench.measured(both)["score"].to_dict() == pytest.approx({"dca": -0.295, "magic": -0.195, "knn": -0.095})
 
 
+@pytest.mark.parametrize(("fixture", "name", "stays"), [("rows", "deep", False), ("both", "dca", True)])
+def test_labels_keep_a_method_out_of_what_is_measured_only_where_they_are_the_truth(request, fixture, name, stays):
+    table = request.getfixturevalue(fixture)
+    assert name in bench.measured(table).index
+    table.loc[table["variant"] == name, "kind"] = "semi-supervised"
+    assert (name in bench.measured(table).index) == stays
+
+
 def test_a_failure_on_a_data_set_that_a_score_can_judge_still_counts(both: pd.DataFrame):
     failed = (both["variant"] == "dca") & (both["dataset"] == "b_thinning")
     both.loc[failed, ["poisson_gain", "poisson_loss"]] = np.nan
