@@ -107,6 +107,14 @@ def column(table: Any, key: str, *, where: str, what: str, argument: str) -> Any
     return table[key]
 
 
+def column_names(keys: Any) -> list[str]:
+    """Names of columns as a list; one name is a list of one."""
+    if not isinstance(keys, Iterable):
+        msg = f"keys must be names of columns of `adata.obs`, but is {keys!r}. Pass at least two, as in ['a', 'b']."
+        raise WrongTypeError(msg)
+    return [keys] if isinstance(keys, str) else list(keys)
+
+
 def unique_names(names: Any, where: str) -> None:
     """Refuse repeated names."""
     if not names.is_unique:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scdance import metrics
-from scdance._checks import InputError, WrongTypeError, listed, one_of
+from scdance._checks import InputError, column_names, listed, one_of
 
 from ._confusion import _write_numbers
 from ._shared import groups, single
@@ -56,10 +56,7 @@ def clusters_compare(adata: AnnData, keys: Sequence[str], *, metric: str = "ari"
     >>> ax = sd.pl.clusters_compare(adata, ["kmeans", "cell_type"])
     """
     one_of(metric, SYMMETRIC, "metric")
-    if not isinstance(keys, Iterable):
-        msg = f"keys must be names of columns of `adata.obs`, but is {keys!r}. Pass at least two, as in ['a', 'b']."
-        raise WrongTypeError(msg)
-    keys = [keys] if isinstance(keys, str) else list(keys)
+    keys = column_names(keys)
     if len(keys) < 2:
         msg = f"Expected at least two columns of `adata.obs` to compare, found {listed(keys)}."
         raise InputError(msg)

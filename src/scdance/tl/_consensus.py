@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scdance import graph
-from scdance._checks import InputError, WrongTypeError, listed
+from scdance._checks import InputError, column_names, listed
 from scdance._core.derive import write_derived
 from scdance._core.objects import opened
 from scdance._core.read import partitions
@@ -109,10 +109,7 @@ def consensus(
 
 def _names(keys: Sequence[str]) -> list[str]:
     """The columns as a list, refusing fewer than two different ones."""
-    if not isinstance(keys, Iterable):
-        msg = f"keys must be names of columns of `adata.obs`, but is {keys!r}. Pass at least two, as in ['a', 'b']."
-        raise WrongTypeError(msg)
-    keys = [keys] if isinstance(keys, str) else list(keys)
+    keys = column_names(keys)
     if len(keys) < 2:
         msg = (
             f"A consensus needs at least two partitions; found {listed(keys)}. Pass columns of `adata.obs` as `keys=`."
