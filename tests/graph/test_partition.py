@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from scdance._checks import InputError, MissingPackageError
 from scdance.graph import by_size, choose_k, fuzzy, kmeans, knn, leiden, louvain, mixture
+from scdance.graph._partition import _taken
 
 
 def blobs(k, n=150, d=10, seed=0):
@@ -146,6 +147,19 @@ def test_choose_k_tables_have_columns_of_equal_length(x):
         choice = choose_k(x, how=how)
         assert {len(column) for column in choice.table.values()} == {length}
         assert choice.k == choice.labels.max() + 1
+
+
+@pytest.mark.parametrize(
+    ("n_clusters", "stability", "taken"),
+    [
+        # the most clusters, and of these the first within 5 % of the best
+        (np.repeat([1, 4, 6, 6, 7], 2), [1, 1, 0.5, 0.4, 0.3, 0.7, 0.68, 0.1, 0.2, 0.2], 5),
+        (np.array([2, 3, 4]), [0.9, 0.86, 0.85], 1),
+        (np.array([1, 1]), [1, 1], 0),
+    ],
+)
+def test_the_most_clusters_that_are_nearly_as_stable_as_the_best_are_taken(n_clusters, stability, taken):
+    assert _taken(n_clusters, np.array(stability, dtype=float)) == taken
 
 
 def test_choose_k_names_the_ways_it_knows(x):

@@ -255,7 +255,7 @@ def test_a_chain_of_must_links_against_a_cannot_link_is_told(adata):
 def test_methods_that_learn_from_nothing_refuse_labels_and_pairs(adata):
     with pytest.raises(InputError, match="takes no `labels_key=`"):
         sd.tl.cluster(adata, method="kmeans", n_clusters=4, labels_key="cell_type")
-    with pytest.raises(InputError, match="takes no `must_link=`"):
+    with pytest.raises(InputError, match=r"takes no `must_link=`.* or take a method that reads it: scdcc"):
         sd.tl.cluster(adata, method="scdeepcluster", n_clusters=4, must_link=[[0, 1]])
 
 

@@ -24,6 +24,7 @@ from scdance.pp import (
     shared_genes,
 )
 
+from . import registry
 from .cells import Cells, Image, Pair
 from .images import read_images
 from .method import Method
@@ -565,7 +566,9 @@ def _refuse_word(model: Method, word: str, argument: str) -> None:
     """Refuse an argument whose kind of input the method does not read."""
     read_by_it = (*model.needs, *model.uses)
     if word not in read_by_it:
-        msg = f"{type(model).__name__} takes no `{argument}=`; it reads {listed(read_by_it)}. Leave it out."
+        others = registry.readers(model.task, word) if model.task else []
+        way = f", or take a method that reads it: {listed(others)}" if others else ""
+        msg = f"{type(model).__name__} takes no `{argument}=`; it reads {listed(read_by_it)}. Leave it out{way}."
         raise InputError(msg)
 
 

@@ -68,6 +68,11 @@ def kind_of(cls: type[Method]) -> str:
     return "route" if cls.route else "semi-supervised" if "labels" in (*cls.needs, *cls.uses) else "method"
 
 
+def readers(task: str, word: str) -> list[str]:
+    """Names of the methods of a task that read a kind of input."""
+    return [name for name in names(task) if word in (*(cls := get(task, name)).needs, *cls.uses)]
+
+
 def methods(task: str | None = None) -> pd.DataFrame:
     """Table of the methods of a task, or of all tasks.
 

@@ -27,7 +27,8 @@ class Choice(NamedTuple):
     labels
         A partition into k clusters, (n,), int32 codes by size.
     table
-        The candidates that were looked at: columns of equal length, by name.
+        The candidates that were looked at: columns of equal length, by name. Where there are several, ``"taken"``
+        says which one it is.
     """
 
     k: int
@@ -374,12 +375,17 @@ def _most_stable(z: np.ndarray, n_neighbors: int, random_state: int) -> Choice:
 
     n_clusters = np.array([labels.max() + 1 for labels in partitions])
     table = {"resolution": RESOLUTIONS.copy(), "n_clusters": n_clusters, "stability": np.array(stability)}
+    chosen = _taken(n_clusters, table["stability"])
+    table["taken"] = np.arange(len(n_clusters)) == chosen
+    return Choice(int(n_clusters[chosen]), partitions[chosen], table)
+
+
+def _taken(n_clusters: np.ndarray, stability: np.ndarray) -> int:
+    """Position of the most clusters that are within 5 % as stable as the most stable number."""
     # One cluster agrees with itself by definition, so it sets no standard for the others.
     able = n_clusters > 1 if (n_clusters > 1).any() else np.full(len(n_clusters), True)
-    best = table["stability"][able].max()
-    stable = np.flatnonzero(able & (table["stability"] >= 0.95 * best))
-    chosen = stable[n_clusters[stable].argmax()]
-    return Choice(int(n_clusters[chosen]), partitions[chosen], table)
+    stable = np.flatnonzero(able & (stability >= 0.95 * stability[able].max()))
+    return int(stable[n_clusters[stable].argmax()])
 
 
 def _share_of_louvain(z: np.ndarray, a: csr_matrix, resolution: float, random_state: int) -> Choice:

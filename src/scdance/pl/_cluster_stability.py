@@ -61,16 +61,11 @@ def cluster_stability(adata: AnnData, key: str, *, ax: Axes | None = None) -> Ax
         )
         raise InputError(msg)
     k, stability = np.asarray(table["n_clusters"]), np.asarray(table["stability"])
-    able = k > 1 if (k > 1).any() else np.full(len(k), True)  # one cluster agrees with itself, which is no standard
-    least = 0.95 * stability[able].max()
-    stable = np.flatnonzero(able & (stability >= least))
-    taken = stable[k[stable].argmax()]
     ax = single(ax, (4.8, 3.4))
     order = np.argsort(k, kind="stable")
     ax.plot(k[order], stability[order], color=GREY, zorder=1)
-    ax.scatter(k, stability, c=np.where(np.arange(len(k)) == taken, "tab:red", "tab:blue"), zorder=2)
+    ax.scatter(k, stability, c=np.where(table["taken"], "tab:red", "tab:blue"), zorder=2)
     for x, y, resolution in zip(k, stability, table["resolution"], strict=True):
         ax.annotate(f"{resolution:g}", (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7, color="0.4")
-    ax.axhline(least, color=GREY, linestyle=":", linewidth=1)
     ax.set(xlabel="clusters (small figures: resolution)", ylabel="agreement of subsamples (ARI)", title=key)
     return ax
