@@ -53,7 +53,8 @@ class ScDSC(ByCenters, TorchMethod):
     When not
     --------
     For a single decisive run: labels vary more with the seed than those of other methods. For new cells, which it
-    cannot label, or beyond 100,000 cells, all of which pass the graph at once. Without a number of clusters.
+    cannot label, or beyond 100,000 cells, all of which pass the graph at once. Without a number of clusters. For
+    several batches: it is not told them, as its graph joins cells of one batch anyway.
 
     Differs from the paper
     ----------------------
