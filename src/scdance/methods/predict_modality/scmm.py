@@ -117,14 +117,15 @@ class TwoExperts(TorchMethod):
         Σ over experts and modalities of −log p(x_m | z of the expert), one draw each, plus the divergences of the
         experts from the prior, over the number of experts.
         """
-        loss = torch.zeros((), device=net.prior.device)
-        for of in ROLES:
-            posterior = net.expert(of).posterior(seen[of].counts)
-            z = posterior.rsample()
-            for to in ROLES:
-                loss = loss + self._weight(net, to) * net.expert(to).loss(z, seen[to])
-            loss = loss + prior * divergence(posterior, net.prior_now()).sum(dim=1).mean()
-        return loss / len(ROLES)
+        posteriors = [net.expert(of).posterior(seen[of].counts) for of in ROLES]
+        # both at once, so that a decoder's batch norm sees what its running statistics, which predict, are of
+        z, loss = torch.cat([each.rsample() for each in posteriors]), torch.zeros((), device=net.prior.device)
+        for to in ROLES:
+            twice = Seen(*(torch.cat([part] * len(ROLES)) for part in seen[to]))
+            loss = loss + self._weight(net, to) * net.expert(to).loss(z, twice)
+        prior_now = net.prior_now()
+        apart = [divergence(each, prior_now).sum(dim=1).mean() for each in posteriors]
+        return loss + prior * torch.stack(apart).mean()
 
     def _weight(self, net: Experts, role: str) -> float:
         if role == "source":
@@ -235,7 +236,7 @@ class ScMM(TwoExperts, TorchPredictor):
 
     n_top_genes: int | None = 5000
     n_top_peaks: int | None = 10_000
-    training: Train = Train(epochs=80, lr=2e-3, batch_size=256, patience=10, optimizer="amsgrad")
+    training: Train = Train(epochs=60, lr=3e-3, batch_size=256, patience=10, optimizer="amsgrad")
 
     cite = "Minoura2021"
     needs = ("counts",)
