@@ -206,6 +206,22 @@ def test_scores_are_those_of_the_formula(mdata, truth):
     )
 
 
+def test_the_truth_is_read_from_the_layer_that_taught(mdata, truth):
+    for each in (mdata["prot"], truth):
+        each.layers["mine"] = each.X.log1p()
+    predicted = {"source": "rna", "target": "prot", "layer": {"prot": "mine"}}
+    sd.tl.predict_modality(mdata, method="linear", **predicted)
+    found = sd.metrics.score(mdata, "predict_modality", key="linear", truth=truth, metrics=["modality_rmse"])
+    off = sd.get.modality(mdata, "linear")[truth.obs_names].X - truth.layers["mine"].toarray()
+    assert found.loc["linear", "modality_rmse"] == pytest.approx(np.sqrt((off**2).mean()), rel=1e-5)
+    in_x = ad.AnnData(truth.layers["mine"], obs=truth.obs, var=truth.var)
+    again = sd.metrics.score(mdata, "predict_modality", key="linear", truth=in_x, metrics=["modality_rmse"])
+    pd.testing.assert_frame_equal(found, again)
+    counts = ad.AnnData(truth.X, obs=truth.obs, var=truth.var)
+    with pytest.raises(ValueError, match=r"learnt from `mdata\['prot'\].layers\['mine'\]`.*the truth holds counts"):
+        sd.metrics.score(mdata, "predict_modality", key="linear", truth=counts)
+
+
 def test_a_truth_in_another_order_scores_the_same(mdata, truth):
     predict(mdata)
     rng = np.random.default_rng(0)

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from scdance._checks import InputError, WrongTypeError, listed, warn
 from scdance.pp import Recipe, canonical
 
+from .counts import layer_of
 from .method import Method
 from .objects import kind_of, kind_of_modality, modality
 from .read import _matrix, teachers
@@ -72,8 +73,7 @@ def compared(mdata: Any, task: Task, key: str, truth: Any) -> dict[str, Any]:
     if not asked.all():
         warn(f"{int((~asked).sum())} of {len(rows)} cells of the truth taught this run and are left out.")
         rows, true_rows = rows[asked], true_rows[asked]
-    as_it_is = str(told["features"]["unit"]) == repr(Recipe())
-    values = canonical(_matrix(truth, None, "truth.", "layer")[0]) if as_it_is else in_units(truth, task, target)
+    values = _in_units_of(told, truth, task, target)
     per_feature = {
         name: np.asarray(told["features"][name])[columns]
         for name in ("names", "mean", "half_width")
@@ -84,6 +84,23 @@ def compared(mdata: Any, task: Task, key: str, truth: Any) -> dict[str, Any]:
         "truth": values[true_rows][:, true_columns],
         "prediction": np.asarray(holder.obsm[slots_of(task, whole)["prediction"][1]])[np.ix_(rows, columns)],
     }
+
+
+def _in_units_of(told: dict[str, Any], truth: Any, task: Task, target: str) -> sp.csr_matrix:
+    """The truth in the unit of a run's answers, read from the layer that taught the run where the truth has it."""
+    where = str(told.get("input", {}).get("target", {}).get("layer", "X"))  # a fitted method may see no target
+    layer = layer_of(where)
+    layer = layer if layer in truth.layers else None
+    if str(told["features"]["unit"]) != repr(Recipe()):
+        return in_units(truth, task, target, layer)
+    values = canonical(_matrix(truth, layer, "truth.", "layer")[0])
+    if values.nnz and (values.data == np.rint(values.data)).all():
+        msg = (
+            f"The run learnt from `{where}`, which is normalised, and answers in its unit, but the truth holds counts: "
+            f"put the same values of its cells into the truth, as {'X' if layer is None else f'layer {layer!r}'}."
+        )
+        raise InputError(msg)
+    return values
 
 
 def _taught(mdata: Any, holder: Any, told: dict[str, Any]) -> np.ndarray:

@@ -135,16 +135,17 @@ def made_from(adata: Any, task: Task, layer: str) -> list[str]:
 
 def matrix_at(adata: Any, where: str) -> Any:
     """The matrix that a run record names: "X" or "layers['name']"."""
-    name = _layer(where)
+    name = layer_of(where)
     if name is None:
         return adata.X
     column(adata.layers, name, where="adata.layers", what="the layer that the run read", argument="key")
     return adata.layers[name]
 
 
-def _layer(where: str) -> str | None:
-    """Name of the layer that a run record names, None for X."""
-    return str(ast.literal_eval(where[len("layers[") : -1])) if where.startswith("layers[") else None
+def layer_of(where: str) -> str | None:
+    """Name of the layer that a run record names, of whichever modality; None for X."""
+    found = where.find("layers[")
+    return None if found < 0 else str(ast.literal_eval(where[found + len("layers[") : -1]))
 
 
 def _loaded(matrix: Any) -> sp.csr_matrix:
@@ -200,7 +201,7 @@ def _whole(adata: Any, key: str, seen: str, truth: str | None) -> Any:
         return _loaded(
             column(adata.layers, truth, where="adata.layers", what="the layer with all counts", argument="truth")
         )
-    layer = _layer(seen)
+    layer = layer_of(seen)
     source = None if layer is None else source_of(adata, layer)
     if source is None:
         msg = (
