@@ -123,7 +123,7 @@ def test_the_second_stage_moves_encoder_decoder_and_centers(adata, method):
 
 @pytest.mark.parametrize("method", CENTRED)
 def test_the_first_centers_are_those_of_kmeans_in_the_space_that_predicts(adata, method):
-    plain = {name: 0 for name in ("shrink", "smoothing") if name in knobs(registry.get("cluster", method))}
+    plain = {"shrink": 0.0} if "shrink" in knobs(registry.get("cluster", method)) else {}
     model, result, _ = fitted(adata, method, epochs=0, pretrain_epochs=20, **plain)
     expected = KMeans(3, n_init=20, random_state=0).fit(result["embedding"]).cluster_centers_
     found = model.net_.dec.centers.detach().numpy()

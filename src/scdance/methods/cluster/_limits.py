@@ -24,7 +24,6 @@ AT_LEAST: dict[str, float] = {
     "hops": 0,
     "resolution": 0,
     "sigma": 0,
-    "smoothing": 0,
     "gamma": 0,
     "tol": 0,
     "shrink": 0,

@@ -30,7 +30,6 @@ _AUTOENCODER = {
     "likelihood": "zinb",
     "pretrain_counts_weight": 0.0,
     "shrink": 0.0,
-    "smoothing": 0,
 }
 _STAGES = {"pretrain_batch_size": 256, "pretrain_epochs": 100, "batch_size": ALL_CELLS}
 _PUBLISHED = _AUTOENCODER | _STAGES | {"graph_weight": 0.01, "counts_weight": 0.1}
@@ -95,9 +94,6 @@ class ScDSC(ByCenters, TorchMethod):
         The same in pre-training, where the squared error weighs 1; 0: expression only.
     likelihood
         "nb": a dispersion per gene; "zinb": zero-inflated, dispersion and inflation per entry.
-    smoothing
-        For the first partition into a given number of clusters, each cell is moved so many times to the mean of its
-        neighbours and itself, at least 0.
     shrink
         For the first partition, a cell at distance d from the middle is put at d^(1 − shrink), so that no centre is
         spent on a few far cells; 0 leaves the distances as they are, 1 leaves directions only.
@@ -120,7 +116,6 @@ class ScDSC(ByCenters, TorchMethod):
     counts_weight: float = 1.0
     pretrain_counts_weight: float = 1.0
     likelihood: Literal["nb", "zinb"] = "nb"
-    smoothing: int = 2
     shrink: float = 0.25
     pretraining: Train = Train(epochs=None, steps=1300, batch_size=128)
     training: Train = Train(epochs=30, batch_size=1024)
@@ -170,10 +165,9 @@ class ScDSC(ByCenters, TorchMethod):
         size = relative_depth(cells, self.target)
         self._pretrain(cells, size)
         x = Expression(cells, self.target)
-        joined = self._joined(cells)
-        a = Sparse(normalize(joined), self.target)
+        a = Sparse(self._graph(cells), self.target)
         with torch.no_grad():
-            centers = self._first_centers(self.net_.encode(x)[-1].cpu().numpy(), joined)
+            centers = self._first_centers(self.net_.encode(x)[-1].cpu().numpy())
         self.n_clusters_ = len(centers)
         self.net_.add_clusters(torch.from_numpy(centers), self.alpha)
         self.net_.to(self.target)
@@ -185,8 +179,8 @@ class ScDSC(ByCenters, TorchMethod):
     def predict(self, *, cells: Cells) -> dict[str, Any]:
         return _result(self.proba_, self.embedding_)
 
-    def _joined(self, cells: Cells) -> csr_matrix:
-        """A + I, (n_obs, n_obs) of 0 and 1, of the nearest neighbours by correlation, in either direction."""
+    def _graph(self, cells: Cells) -> csr_matrix:
+        """D^-½ (A + I) D^-½, (n_obs, n_obs), of the nearest neighbours by correlation, in either direction."""
 
         def profiles() -> Iterator[np.ndarray]:
             for block in cells.dense_blocks():
@@ -198,7 +192,7 @@ class ScDSC(ByCenters, TorchMethod):
         z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)  # among unit rows, near is correlated
         neighbors = knn(z, self.n_neighbors, random_state=self.random_state)
         neighbors.data[:] = 1
-        return self_loops(symmetric(neighbors))
+        return normalize(self_loops(symmetric(neighbors)))
 
     def _pretrain(self, cells: Cells, size: Tensor) -> None:
         """Train the autoencoder alone."""
@@ -243,15 +237,12 @@ class ScDSC(ByCenters, TorchMethod):
         expression = mse_loss(self.net_.expression(h), batch.x)
         return expression, self.net_.head.loss(h, batch.counts, size[batch.rows]) if counted else 0.0
 
-    def _first_centers(self, z: np.ndarray, joined: csr_matrix) -> np.ndarray:
+    def _first_centers(self, z: np.ndarray) -> np.ndarray:
         """Centres of a first partition of the latent space, (n_clusters, n_latent)."""
         choice = self._chosen(z)
         if choice is not None:
             return means(z, choice.labels)
-        smooth, average = z, normalize(joined, "row")
-        for _ in range(self.smoothing):
-            smooth = average @ smooth
-        return means(z, kmeans(shrunk(smooth, self.shrink), self.n_clusters, random_state=self.random_state)[0])
+        return means(z, kmeans(shrunk(z, self.shrink), self.n_clusters, random_state=self.random_state)[0])
 
     def _number_by_size(self, x: Expression, a: Sparse) -> None:
         """Sort centres and outputs so that cluster 0 is the largest."""
