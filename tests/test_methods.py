@@ -7,7 +7,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import anndata as ad
 import mudata
+import numpy as np
+import pandas as pd
 import pytest
 
 import scdance as sd
@@ -67,6 +70,8 @@ def toy_problem(task: str) -> tuple[Any, str | None, dict[str, Any]]:
         return sd.datasets.toy_pairs(unpaired=0.1), "cell_type", {}
     if task == "predict_modality":
         return asked_pairs()
+    if task == "match_modality":
+        return pairs_apart()
     if task == "spatial_domain":
         return sd.datasets.toy_domains(k=N_CLUSTERS), "domain", {}
     return sd.datasets.toy_clusters(k=N_CLUSTERS), "cell_type", {}
@@ -79,6 +84,18 @@ def asked_pairs() -> tuple[Any, Any, dict[str, Any]]:
     with unpulled():
         data = mudata.MuData({"rna": whole["rna"].copy(), "prot": proteins[:400].copy()})
     return data, proteins[400:].copy(), {"source": "rna", "target": "prot"}
+
+
+def pairs_apart() -> tuple[Any, Any, dict[str, Any]]:
+    """Pairs of which a third go by other names in the proteins, the column that says by which, and the modalities."""
+    whole, order = sd.datasets.toy_pairs(600), np.random.default_rng(0).permutation(200)
+    known, apart = whole["prot"][:400].copy(), whole["prot"][400:][order].copy()
+    truth = pd.Series([f"query_{i}" for i in range(200)], index=apart.obs_names)
+    apart.obs_names = truth.to_numpy()
+    with unpulled():
+        data = mudata.MuData({"rna": whole["rna"].copy(), "prot": ad.concat([known, apart])})
+    data.obs["partner"] = truth
+    return data, "partner", {"source": "rna", "target": "prot"}
 
 
 @pytest.mark.parametrize(("task", "name"), cases(METHODS))

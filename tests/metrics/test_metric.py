@@ -46,7 +46,12 @@ def test_every_metric_is_public_and_says_what_it_is(name):
 def test_every_metric_of_a_task_compares_parts_that_the_task_gives(task):
     told = {"layers": COMPARED, "mod": ("truth", "mean")}.get(task.truth, ("truth",))
     for name in task.metrics:
-        assert set(metrics.get(name).needs) <= {*told, *task.gives, "coords"}  # places are the object's own
+        assert set(metrics.get(name).needs) <= {
+            *told,
+            *task.gives,
+            "coords",
+            "partner",
+        }  # the object's own, and a row of it
 
 
 def test_importing_metrics_loads_nothing_heavy():

@@ -327,14 +327,16 @@ def _pair(
         steps = task.units.get(kind, steps) if role == "target" else steps
         prep = model.preps_[role] if model.is_fitted else None
         own: dict[str, Any] = {"n_obs_in": adata.n_obs, "n_vars_in": adata.n_vars, "modality": kind}
-        if role == "source":
-            own |= _of_source(mdata, name, batch_key, labels_key)
+        if role == "source" or not asks:
+            own |= _of_source(mdata, name, batch_key, labels_key if role == "source" else None)
         inside = None if teaching is None else np.isin(adata.obs_names.to_numpy(dtype=str), teaching)
         read_in[role] = _from_matrix(
             adata, model, steps, prep, layers.get(name), recipe, own, name=name,
             only=inside if role == "target" else None, learn=inside if role == "source" else None,
         )  # fmt: skip
         read_in[role].extra["input"]["modality"] = name
+    if batch_key is not None and "target" in read_in and not asks:
+        read_in |= _same_batches(read_in)
     told = read_in["source"].extra["input"]
     if batch_key is not None:
         told["batch_key"] = batch_key
@@ -381,6 +383,16 @@ def _of_source(mdata: Any, name: str, batch_key: str | None, labels_key: str | N
     if labels_key is not None:
         values = _column_of(mdata, name, labels_key, "the column with the cell types", "labels_key")
         out["labels"], out["categories"] = _coded(values, f"mdata[{name!r}].obs[{labels_key!r}]")
+    return out
+
+
+def _same_batches(sides: dict[str, Cells]) -> dict[str, Cells]:
+    """Both modalities with codes of one list of batches."""
+    names = sorted({name for cells in sides.values() for name in cells.batch_names or ()})
+    out = {}
+    for role, cells in sides.items():
+        own = np.array([names.index(name) for name in cells.batch_names or ()], dtype=np.int32)
+        out[role] = replace(cells, batch=own[cells.batch], batch_names=names)
     return out
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from scdance import _checks
 from scdance._checks import InputError, ScdanceError, WrongTypeError, listed, nearest
 from scdance._settings import logger, settings
+from scdance.pp import canonical
 
 from . import registry
 from .cells import Cells, Pair
@@ -271,6 +272,10 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells | Pair) -> dic
     for part, slot in task.gives.items():
         if part not in result:
             continue
+        if slot.kind == "links":
+            out[part] = canonical(result[part])
+            problems += _wrong_links(part, out[part], cells.n_obs)
+            continue
         value = np.asarray(result[part])
         if slot.kind == "text":
             out[part] = value
@@ -309,6 +314,16 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells | Pair) -> dic
     return out
 
 
+def _wrong_links(part: str, links: Any, n: int) -> list[str]:
+    """What is wrong with a matrix of links, as sentences."""
+    if links.shape != (n, n):
+        return [f"{part!r} has shape {links.shape}, expected {(n, n)}"]
+    sums = np.asarray(links.sum(axis=1)).ravel()
+    if not np.isfinite(links.data).all() or links.data.min(initial=0) < 0:
+        return [f"{part!r} has values that are negative or not finite"]
+    return [] if np.allclose(sums[sums != 0], 1, atol=1e-4) else [f"rows of {part!r} do not sum to 1"]
+
+
 def _shape(slot: Slot, result: dict[str, Any], cells: Cells | Pair) -> tuple[int | None, ...]:
     """The shape that a part must have; None: any."""
     if slot.kind in BY_GENE:
@@ -322,7 +337,7 @@ def _with_evidence(slot: Slot, value: np.ndarray) -> np.ndarray:
     """The numbers without the cells or genes that were left out, which have NaN only."""
     if slot.kind == "expression":
         return value
-    return value[~(np.isnan(value) if slot.kind in BY_GENE else np.isnan(value).all(axis=-1))]
+    return value[~(np.isnan(value) if value.ndim == 1 else np.isnan(value).all(axis=-1))]
 
 
 def record(model: Method, *, preset: str | None, seconds: float, **roles: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Slot:
         How it is stored: "category" (codes and their names), "text" (names, stored as categories), "sets" (which of
         the names, 0 or 1 each; stored as text, with "|" between them), "flags" (yes or no per gene, bool), and as
         float32 "shares" (one column per name, rows that sum to 1), "frame" (one column per name, not negative),
+        "links" (CSR between the cells, rows that sum to 1 or are empty),
         "matrix", "vector" (in [0, 1]), "genes" (one number per gene), "expression" (one column per modelled gene; the
         slot has all genes of the object).
     on
@@ -238,6 +239,56 @@ JOINT_EMBED = Task(
     data=("MuData",),
 )
 
+MATCH_MODALITY = Task(
+    "match_modality",
+    text="Find for cells of one modality the same cells, or the likest, in another that was measured apart.",
+    roles=("pair",),
+    gives={
+        "matching": Slot(
+            "obsp",
+            "{key}_matching",
+            "probability that a cell of the source (row) is one of the target (column), (n_obs, n_obs) CSR float32, "
+            "rows sum to 1; cells of the target only have empty rows, those of both have themselves",
+            "links",
+            on="mdata",
+        ),
+        "match": Slot(
+            "obs", "{key}_match", "name of the cell it is matched with, one-to-one; none where none is left", "text",
+            on="mdata",
+        ),
+        "score": Slot(
+            "obs", "{key}_match_score", "probability of that cell, (n_obs,) float32 in [0, 1]; NaN where there is none",
+            "vector", on="mdata", empty=float("nan"),
+        ),
+        "entropy": Slot(
+            "obs",
+            "{key}_match_entropy",
+            "how undecided the probabilities are, (n_obs,) float32: 0 for one partner, 1 for all alike; NaN for others",
+            "vector",
+            on="mdata",
+            empty=float("nan"),
+        ),
+        "mutual": Slot(
+            "obs",
+            "{key}_match_mutual",
+            "yes where it and its likeliest partner are each other's nearest, else no; none for others",
+            "text",
+            on="mdata",
+        ),
+        "embedding": Slot(
+            "obsm",
+            "X_{key}",
+            "common space, (n_obs, n_latent) float32, rows of length 1; a cell of both is where its source puts it",
+            "matrix",
+            on="mdata",
+        ),
+    },
+    optional=(),
+    metrics=("match_probability", "match_top5", "match_accuracy", "foscttm"),
+    default="scmogcn",
+    data=("MuData",),
+)  # fmt: skip
+
 ANNOTATE = Task(
     "annotate",
     text="Give cells the types of an annotated reference, and say which cells are like none of them.",
@@ -376,5 +427,15 @@ PREDICT_MODALITY = Task(
 )
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (IMPUTE, ANNOTATE, CLUSTER, SPATIAL_DOMAIN, DECONVOLVE, JOINT_EMBED, PREDICT_MODALITY)
+    task.name: task
+    for task in (
+        IMPUTE,
+        ANNOTATE,
+        CLUSTER,
+        SPATIAL_DOMAIN,
+        DECONVOLVE,
+        JOINT_EMBED,
+        PREDICT_MODALITY,
+        MATCH_MODALITY,
+    )
 }

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from scdance._checks import InputError, MissingKeyError, listed, warn
 from scdance.graph import fuzzy, knn
@@ -169,17 +170,19 @@ def _neighbors(result: dict[str, Any], key: str, cells: Cells | Pair, n: int) ->
     if "embedding" not in result:
         msg = f"The result {key!r} has no embedding, so there are no neighbours in it; leave `neighbors=` out."
         raise InputError(msg)
-    from scipy.sparse import csr_matrix
-
     distances = knn(np.asarray(result["embedding"], dtype=np.float32), n - 1)
-    size = cells.n_obs_in
-    place = csr_matrix(
-        (np.ones(cells.n_obs, dtype=np.float32), (cells.rows, np.arange(cells.n_obs))), (size, cells.n_obs)
-    )
-    whole = [(place @ each @ place.T).tocsr() for each in (distances, fuzzy(distances))]
+    whole = [_spread(each, cells) for each in (distances, fuzzy(distances))]
     params = {"n_neighbors": n, "method": "umap", "metric": "euclidean", "use_rep": f"X_{key}"}
     told = {"distances_key": f"{key}_distances", "connectivities_key": f"{key}_connectivities", "params": params}
     return dict(zip(neighbor_slots(key), [*whole, told], strict=True))
+
+
+def _spread(links: Any, cells: Cells | Pair) -> csr_matrix:
+    """A matrix between the cells that were read as one between all cells of the object."""
+    place = csr_matrix(
+        (np.ones(cells.n_obs, dtype=np.float32), (cells.rows, np.arange(cells.n_obs))), (cells.n_obs_in, cells.n_obs)
+    )
+    return (place @ links @ place.T).tocsr()
 
 
 @contextmanager
@@ -217,8 +220,10 @@ def _stored(slot: Slot, value: Any, names: list[str], columns: list[str], cells:
         return pd.Categorical.from_codes(codes, categories=pd.Index([*names, *beyond]))
     if slot.kind == "text":
         given = np.full(n, None, dtype=object)
-        given[cells.rows] = value
+        given[cells.rows] = np.where(value == "", None, value)
         return pd.Categorical(given)
+    if slot.kind == "links":
+        return _spread(value, cells)
     if slot.kind == "sets":
         members, which = np.unique(value, axis=0, return_inverse=True)  # few of all the possible ones occur
         texts = ["|".join(name for name, inside in zip(names, row, strict=True) if inside) for row in members]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from scdance.datasets import Problem
 
 Slots = list[tuple[str, str, Any]]
+SPACE = 10  # dimensions of a space that is drawn
 KEY = "result"  # the name under which a result stands
 
 
@@ -27,6 +28,8 @@ def shuffled_truth(task: Task, problem: Problem, seed: int) -> Slots:
         return _as_answers(task, problem, order)
     if sp.issparse(truth):
         return _as_counts(task, truth[order])
+    if "matching" in task.gives:
+        return _as_partners(task, problem, order, seed)
     return _as_result(task, truth.iloc[order].set_axis(truth.index, axis=0))
 
 
@@ -37,6 +40,8 @@ def the_truth(task: Task, problem: Problem, seed: int) -> Slots:
         return _as_answers(task, problem, np.arange(truth.shape[0]))
     if sp.issparse(truth):
         return _as_counts(task, truth)
+    if "matching" in task.gives:
+        return _as_partners(task, problem, np.arange(len(truth)), seed)
     return _as_result(task, truth)
 
 
@@ -60,6 +65,22 @@ def _as_answers(task: Task, problem: Problem, order: np.ndarray) -> Slots:
     key = f"{KEY}{task.suffix.format(target=target)}"
     told = {task.name: {key: {"target": target, "features": features}}}
     return [("obsm", task.gives["prediction"].name.format(key=key), answers), ("uns", "scdance", told)]
+
+
+def _as_partners(task: Task, problem: Problem, order: np.ndarray, seed: int) -> Slots:
+    """The true partners of the cells, in this order, as a matching of one-to-one and a space in which they are one."""
+    import pandas as pd
+
+    names, n = problem.data.obs_names, problem.data.n_obs
+    rows, columns = names.get_indexer(problem.truth.index), names.get_indexer(problem.truth.to_numpy()[order])
+    space = np.random.default_rng(seed).normal(size=(n, SPACE)).astype(np.float32)
+    space[columns] = space[rows]
+    values = {
+        "matching": sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(n, n)),
+        "match": pd.Series(names[columns], index=names[rows]).reindex(names),
+        "embedding": space,
+    }
+    return [(task.gives[part].where, task.gives[part].name.format(key=KEY), value) for part, value in values.items()]
 
 
 def _as_result(task: Task, truth: pd.Series | pd.DataFrame) -> Slots:

@@ -17,6 +17,7 @@ from scdance._core.task import (
     DECONVOLVE,
     IMPUTE,
     JOINT_EMBED,
+    MATCH_MODALITY,
     PREDICT_MODALITY,
     SPATIAL_DOMAIN,
     TASKS,
@@ -166,7 +167,7 @@ def _parts() -> dict[str, Part]:
     from scdance.datasets import info, problem
 
     blood, lines, marrow = "pbmc_demo", "lung_lines_demo", "cite_demo"
-    asked = "cite_demo_rna_adt"
+    asked, apart = "cite_demo_rna_adt", "cite_demo_apart"
     return {
         CLUSTER.name: Part(
             dataset=blood,
@@ -225,6 +226,15 @@ def _parts() -> dict[str, Part]:
             truth=problem(PREDICT_MODALITY.name, asked).truth,
             draw=_draw_skill,
         ),
+        MATCH_MODALITY.name: Part(
+            dataset=apart,
+            how="RNA and proteins of the second donor go by different names, and are matched; the first donor teaches.",
+            code=f'given = sd.datasets.problem("match_modality", "{apart}")\nmdata = given.data\n'
+            'mdata.obs["partner"] = given.truth',
+            given=lambda: _apart(apart),
+            truth="partner",
+            draw=_draw_matchings,
+        ),
         IMPUTE.name: Part(
             dataset=blood,
             how="A tenth of the counted molecules is hidden first, and foretold from the others.",
@@ -273,6 +283,15 @@ def _asked(name: str) -> tuple[Any, dict[str, Any]]:
     from scdance.datasets import problem
 
     given = problem(PREDICT_MODALITY.name, name)
+    return given.data, given.arguments
+
+
+def _apart(name: str) -> tuple[Any, dict[str, Any]]:
+    """Cells of which some go by other names in the target, and which is which."""
+    from scdance.datasets import problem
+
+    given = problem(MATCH_MODALITY.name, name)
+    given.data.obs["partner"] = given.truth
     return given.data, given.arguments
 
 
@@ -500,6 +519,20 @@ def _draw_skill(mdata: Any, truth: Any, task: Task, table: pd.DataFrame) -> Figu
     lowest = min(ax.get_ylim()[0] for ax in panels)
     for ax in panels:
         ax.set_ylim(max(lowest, -1), 1)
+    return figure
+
+
+def _draw_matchings(mdata: Any, truth: Any, task: Task, table: pd.DataFrame) -> Figure:
+    """How far down the likeliest partners the true ones stand."""
+    from scdance import pl
+
+    figure, panels = _panels(task, table, len(table))
+    for ax, key in zip(panels, table.index, strict=True):
+        pl.matching(mdata, key, truth, ax=ax)
+        ax.set_title(_title(table, key))
+    highest = max(ax.get_ylim()[1] for ax in panels)
+    for ax in panels:
+        ax.set_ylim(0, highest)
     return figure
 
 

@@ -110,6 +110,8 @@ def problem(task: str, name: str, random_state: int = 0) -> Problem:
         return _hidden(data, entry["hidden"], random_state)
     if "mixed" in entry:
         return _mixed_regions(data, entry["mixed"])
+    if "apart" in entry:
+        return _apart(data, entry["apart"], random_state)
     if "asked" in entry:
         return _asked(data, entry["asked"], entry["labels_key"], random_state)
     truth = data.obs[entry["labels_key"]].copy()
@@ -157,13 +159,7 @@ def _asked(data: MuData, how: dict[str, Any], labels_key: str, random_state: int
     """Two modalities, the target of the cells that teach only; and the target of the others."""
     rng = np.random.default_rng([random_state, 5])
     source, target = data.mod[how["source"]], data.mod[how["target"]]
-    if "share" in how:
-        asked = rng.permutation(source.n_obs) < round(how["share"] * source.n_obs)
-    elif "batches" in how:
-        batches = sorted(source.obs["batch"].astype(str).unique())
-        asked = source.obs["batch"].astype(str).isin(rng.permutation(batches)[: how["batches"]]).to_numpy()
-    else:
-        asked = ~source.obs[how["teach"]].to_numpy(dtype=bool)
+    asked = _drawn(source, how, rng)
     if "n_features" in how:  # as many as the competition asked for, whatever the seed
         open_ = np.flatnonzero(np.asarray((target.X > 0).sum(axis=0)).ravel())
         target = target[:, np.sort(np.random.default_rng(0).permutation(open_)[: how["n_features"]])]
@@ -175,6 +171,48 @@ def _asked(data: MuData, how: dict[str, Any], labels_key: str, random_state: int
         {"source": how["source"], "target": how["target"], **({"batch_key": "batch"} if kept else {})},
         labels,
     )
+
+
+def _apart(data: MuData, how: dict[str, Any], random_state: int) -> Problem:
+    """Two modalities, in which some cells go by different names; which is which."""
+    import anndata as ad
+    import pandas as pd
+
+    rng = np.random.default_rng([random_state, 6])
+    source, target = data.mod[how["source"]], data.mod[how["target"]]
+    asked = _drawn(source, how, rng)
+    known = source.obs_names[asked]
+    kept = [name for name in ("batch",) if name in source.obs]
+    # in an order of their own, under names that say nothing
+    order = rng.permutation(int(asked.sum()))
+    new = pd.Series([f"query_{i}" for i in range(len(order))], index=known[order])
+    rest = target[~target.obs_names.isin(known)]
+    others = _with_batch(target[new.index], source, kept)
+    others.obs_names = new.to_numpy()
+    joined = ad.concat([_with_batch(rest, source, kept), others])
+    return Problem(
+        _joined({how["source"]: _without(source, kept), how["target"]: joined}),
+        new.reindex(known).astype(str),
+        {"source": how["source"], "target": how["target"], **({"batch_key": "batch"} if kept else {})},
+    )
+
+
+def _drawn(source: AnnData, how: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
+    """Which cells are asked: a share at random, some whole batches, or those that a column does not let teach."""
+    if "share" in how:
+        return rng.permutation(source.n_obs) < round(how["share"] * source.n_obs)  # type: ignore[no-any-return]
+    if "batches" in how:
+        batches = sorted(source.obs["batch"].astype(str).unique())
+        return source.obs["batch"].astype(str).isin(rng.permutation(batches)[: how["batches"]]).to_numpy()  # type: ignore[no-any-return]
+    return ~source.obs[how["teach"]].to_numpy(dtype=bool)  # type: ignore[no-any-return]
+
+
+def _with_batch(target: AnnData, source: AnnData, kept: list[str]) -> AnnData:
+    """Counts and names of some cells of the target, with these columns of the source."""
+    out = _without(target, [])
+    for name in kept:
+        out.obs[name] = source.obs[name].reindex(out.obs_names)
+    return out
 
 
 def _without(data: AnnData, columns: list[str]) -> AnnData:

@@ -5,6 +5,8 @@ from ._consensus import Consensus as Consensus
 from ._consensus import consensus as consensus
 from ._genes import correlations as correlations
 from ._genes import gene_graph as gene_graph
+from ._matching import Matching as Matching
+from ._matching import match as match
 from ._mixture import mixture as mixture
 from ._mixture import tied_mixture as tied_mixture
 from ._ops import normalize as normalize
@@ -20,6 +22,7 @@ from ._partition import with_n_clusters as with_n_clusters
 from ._positions import laplacian_positions as laplacian_positions
 from ._positions import walk_positions as walk_positions
 from ._priors import prior_graph as prior_graph
+from ._propagation import Propagation as Propagation
 from ._spatial import majority as majority
 from ._spatial import pitch as pitch
 from ._spatial import spatial as spatial

@@ -27,6 +27,10 @@ from ._imputation import rmse_both as rmse_both
 from ._imputation import rmse_known_nonzero as rmse_known_nonzero
 from ._imputation import rmse_nonzero as rmse_nonzero
 from ._imputation import rmse_zero as rmse_zero
+from ._matching import foscttm as foscttm
+from ._matching import match_accuracy as match_accuracy
+from ._matching import match_probability as match_probability
+from ._matching import match_top5 as match_top5
 from ._metric import Metric as Metric
 from ._metric import get as get
 from ._metric import metric as metric

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scdance._checks import InputError, MissingKeyError, listed, nearest, one_of
 from scdance._core.answers import compared
 from scdance._core.counts import COMPARED, hidden
@@ -89,6 +91,9 @@ def score(
             _result(adata, declared, "expression", key, needed_by=wanted[0].name)  # says what there is instead
     if any("coords" in metric.needs for metric in wanted):
         given["coords"] = apart(adata, spatial_key, library_key)
+    partnered = next((metric for metric in wanted if "partner" in metric.needs), None)
+    if partnered is not None:
+        given["partner"] = rows_of(adata, _truth(adata, declared, truth, needed_by=partnered.name))
     given |= {
         need: _truth(adata, declared, truth, needed_by=metric.name)
         if need == "truth"
@@ -99,6 +104,11 @@ def score(
     }
     row = {metric.name: metric.function(*(given[need] for need in metric.needs)) for metric in wanted}
     return pd.DataFrame([row], index=pd.Index([key], name="key"))
+
+
+def rows_of(adata: Any, names: Any) -> np.ndarray:
+    """Row of the cell that is named for each cell, (n_obs,) int, −1 where none is or the object does not have it."""
+    return adata.obs_names.get_indexer(np.asarray(names.astype(object)))  # type: ignore[no-any-return]
 
 
 def _truth(adata: Any, task: Task, truth: str | None, needed_by: str) -> Any:

@@ -9,6 +9,7 @@ from ._embedding import embedding as embedding
 from ._history import history as history
 from ._imputation import imputation as imputation
 from ._markers import markers as markers
+from ._matching import matching as matching
 from ._modality import modality_scatter as modality_scatter
 from ._modality import modality_skill as modality_skill
 from ._proportions import proportions as proportions

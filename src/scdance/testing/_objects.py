@@ -113,8 +113,14 @@ def by_cell(task: Task, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def rows_of(result: dict[str, Any], rows: Any) -> dict[str, Any]:
-    """The same result for some of the cells."""
-    return {part: value.iloc[rows] if hasattr(value, "iloc") else value[rows] for part, value in result.items()}
+    """The same result for some of the cells; links are those among them."""
+
+    def of(value: Any) -> Any:
+        if sp.issparse(value) and value.shape[0] == value.shape[1]:
+            return value[rows][:, rows]
+        return value.iloc[rows] if hasattr(value, "iloc") else value[rows]
+
+    return {part: of(value) for part, value in result.items()}
 
 
 def nameless(result: dict[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,11 @@ def _misfits(slot: Slot, value: Any, obs_names: Any, categories: list[str] | Non
         if not found <= set(categories):
             yield f"names {sorted(found - set(categories))}, which are no categories"
         return
+    if slot.kind == "links":
+        sums = np.asarray(value.sum(axis=1)).ravel()
+        if value.shape[1] != len(obs_names) or not np.allclose(sums[sums != 0], 1, atol=SUM):
+            yield "is not between the cells, with rows that sum to 1 or are empty"
+        return
     if slot.kind == "flags":
         if value.dtype != bool:
             yield f"is {value.dtype}, expected bool"

@@ -15,6 +15,7 @@ from scdance._core.task import (
     DECONVOLVE,
     IMPUTE,
     JOINT_EMBED,
+    MATCH_MODALITY,
     PREDICT_MODALITY,
     SPATIAL_DOMAIN,
     TASKS,
@@ -338,6 +339,14 @@ class Asked(Pairs):
         return data.mod["rna"]
 
 
+class Apart(Pairs):
+    """Two modalities of which some cells are in one only, to be matched."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"source": "rna", "target": "prot"}
+
+
 TOYS: dict[str, type[Toys]] = {
     ANNOTATE.name: Annotation,
     CLUSTER.name: Toys,
@@ -346,6 +355,7 @@ TOYS: dict[str, type[Toys]] = {
     DECONVOLVE.name: Mixtures,
     JOINT_EMBED.name: Pairs,
     PREDICT_MODALITY.name: Asked,
+    MATCH_MODALITY.name: Apart,
 }
 
 

@@ -9,5 +9,13 @@ from ._counts import relative_depth as relative_depth
 from ._expression import Expression as Expression
 from ._loop import Log as Log
 from ._loop import loop as loop
+from ._paired import PairedBatches as PairedBatches
+from ._paired import by_appearance as by_appearance
+from ._paired import hold_out_cells as hold_out_cells
+from ._paired import slices as slices
+from ._paired import target_of as target_of
+from ._scores import components as components
+from ._scores import recipes_to_reduce as recipes_to_reduce
+from ._scores import scores as scores
 from ._torch_method import TorchMethod as TorchMethod
 from ._train import Train as Train

@@ -9,8 +9,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 
 from scdance._core.cells import Cells
 from scdance.pp import canonical
-
-from ._predictor import slices
+from scdance.train import slices
 
 FACTS = 9  # numbers that describe the cells of a batch
 COLUMNS = 1024  # of a Gram matrix that are there at once

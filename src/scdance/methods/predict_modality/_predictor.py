@@ -11,11 +11,9 @@ import numpy as np
 from scdance._checks import InputError
 from scdance._core.cells import Cells, Pair
 from scdance._core.method import Method
-from scdance.pp import blocks
+from scdance.train import hold_out_cells, slices, target_of
 
-ROWS = 1024  # cells whose values are computed at once
 FEWEST = 10  # cells that both modalities must have
-WHOLE_BATCHES = 3  # from so many batches on, validation holds out whole ones
 CALIBRATING = 2000  # cells at most that intervals are calibrated on
 
 Answers = Callable[[slice], np.ndarray]
@@ -153,20 +151,8 @@ class Predictor(Method):
 
     def held_out(self, cells: np.ndarray, batch: np.ndarray | None, purpose: str) -> tuple[np.ndarray, np.ndarray]:
         """The cells that stay and those that are held out, both sorted: whole batches where there are enough."""
-        rng = self.rng(purpose)
-        wanted = min(max(1, round(self.valid_share * len(cells))), len(cells) - 1)
-        by_batch = self.valid_by == "batch" and batch is not None
-        names = by_appearance(batch[cells]) if by_batch else cells[:0]  # type: ignore[index]
-        if len(names) >= WHOLE_BATCHES:
-            order, out = rng.permutation(names), []
-            for name in order[: len(names) // 2]:
-                out.append(name)
-                if np.isin(batch[cells], out).sum() >= wanted:  # type: ignore[index]
-                    break
-            inside = np.isin(batch[cells], out)  # type: ignore[index]
-            return cells[~inside], cells[inside]
-        order = rng.permutation(cells)
-        return np.sort(order[wanted:]), np.sort(order[:wanted])
+        by_batch = batch if self.valid_by == "batch" else None
+        return hold_out_cells(cells, by_batch, self.valid_share, self.rng(purpose))
 
     def _half_width(self, pair: Pair, rows: np.ndarray) -> np.ndarray:
         """Quantile of the absolute errors of each feature on cells that took no part, (n_features,) float32."""
@@ -187,29 +173,10 @@ class Predictor(Method):
         return np.partition(np.concatenate(errors), rank - 1, axis=0)[rank - 1].astype(np.float32)
 
 
-def target_of(pair: Pair) -> Cells:
-    """The cells of the target, which are there in training."""
-    if pair.target is None:
-        msg = "a pair without a target teaches nothing"
-        raise TypeError(msg)
-    return pair.target
-
-
-def by_appearance(groups: np.ndarray) -> np.ndarray:
-    """The groups in the order in which they first appear, which does not hang on their names."""
-    return groups[np.sort(np.unique(groups, return_index=True)[1])]  # type: ignore[no-any-return]
-
-
-def slices(n: int) -> list[slice]:
-    """Slices of at most 1,024 cells, in order."""
-    return [slice(start, min(start + ROWS, n)) for start in range(0, n, ROWS)]
-
-
 def sparse_blocks(cells: Cells, rows: np.ndarray | None = None) -> Iterator[Any]:
     """Expression of the cells at `rows` (None: all) as blocks of CSR, before what fills the matrix."""
-    if rows is None:
-        return (block for _, block in blocks(cells.x, ROWS))  # type: ignore[arg-type]
-    return (cells.x[rows[here]] for here in slices(len(rows)))  # type: ignore[index]
+    n = cells.n_obs if rows is None else len(rows)
+    return (cells.x[here if rows is None else rows[here]] for here in slices(n))  # type: ignore[index]
 
 
 def _per_feature(target: Cells, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,15 +7,13 @@ is the preprocessing of methods that reduce the source, and :class:`Reduced` the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 
 from scdance._core.cells import Cells, Pair
-from scdance.pp import PCA, Recipe, standard_rows
+from scdance.pp import Recipe
+from scdance.train import by_appearance, components, recipes_to_reduce, scores, target_of
 
-from ._predictor import Predictor, by_appearance, slices, target_of
+from ._predictor import Predictor
 
 
 class Reduced(Predictor):
@@ -41,7 +39,7 @@ class Reduced(Predictor):
 
     @property
     def recipe(self) -> dict[str, Recipe]:  # type: ignore[override]
-        return recipes(self.n_top_genes, self.n_top_peaks)
+        return recipes_to_reduce(self.n_top_genes, self.n_top_peaks)
 
     def reduce(self, pair: Pair, rows: np.ndarray) -> None:
         """Learn the loadings of both sides from the cells at `rows`, positions in source and target."""
@@ -88,44 +86,3 @@ def folds(
         order = np.concatenate([order[batch[order] == name] for name in by_appearance(batch[cells])])
     inside = np.arange(len(order)) % n != which
     return np.sort(order[inside]), np.sort(order[~inside])
-
-
-def recipes(n_top_genes: int | None, n_top_peaks: int | None) -> dict[str, Recipe]:
-    """Preprocessing of the source by kind; of genes and peaks those with the largest deviance (None: all)."""
-    return {
-        "rna": Recipe(normalize_total={}, log1p={}, select_genes={"n_top": n_top_genes}),
-        "prot": Recipe(clr={}),
-        "atac": Recipe(select_genes={"n_top": n_top_peaks}, tfidf={}),
-    }
-
-
-def components(cells: Cells, rows: np.ndarray, n: int | None, *, random_state: int = 0) -> np.ndarray:
-    """Loadings of the truncated SVD, without centring, of the cells at `rows`: (n, n_vars) float32, orthonormal.
-
-    There are fewer where cells are fewer. With `n` None, or where there are no more features, these stay as they are:
-    the identity.
-    """
-    if n is None or n >= cells.n_vars:
-        return np.eye(cells.n_vars, dtype=np.float32)
-    svd = PCA(n, center=False, random_state=random_state)
-    return svd.fit(lambda: _blocks(cells, rows), (len(rows), cells.n_vars)).components_
-
-
-def scores(cells: Cells, rows: Any, loadings: np.ndarray, *, unit_rows: bool = False) -> np.ndarray:
-    """Scores of the cells at `rows` (positions or a slice), (n, n_components) float32.
-
-    `unit_rows` brings each cell to mean 0 and variance 1 over its components.
-    """
-    at = np.arange(cells.n_obs)[rows]
-    out = np.empty((len(at), len(loadings)), dtype=np.float32)
-    start = 0
-    for block in _blocks(cells, at):
-        out[start : start + block.shape[0]] = block @ loadings.T
-        start += block.shape[0]
-    return standard_rows(out) if unit_rows else out
-
-
-def _blocks(cells: Cells, rows: np.ndarray) -> Iterator[Any]:
-    """Expression at `rows` in blocks of at most 1,024: CSR, or dense where the recipe fills the matrix."""
-    for here in slices(len(rows)):
-        yield cells.dense(rows[here]) if cells.prep.filling else cells.x[rows[here]]  # type: ignore[index]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from scdance._core.cells import Cells, Pair
-from scdance.train import TorchMethod, Train
+from scdance.train import PairedBatches, TorchMethod, Train, slices, target_of
 
-from ._predictor import Answers, Predictor, slices, target_of
+from ._predictor import Answers, Predictor
 
 TINY = 1e-12  # sum of squares of answers that all are the mean
 
@@ -140,40 +139,3 @@ class TorchPredictor(Predictor, TorchMethod):
         net.train()
         judge = (lambda: self.rmse(net, pair, valid)) if len(valid) else None
         self.learn(step, net, how, stage=stage, batches=batches, valid=judge, rng=batches.rng, **knobs)
-
-
-class PairedBatches:
-    """Batches of paired cells, (inputs, target); iterating goes once through all of them.
-
-    Parameters
-    ----------
-    source, target
-        From positions in a modality to what the training takes of these cells.
-    rows
-        Positions in source and target, (n, 2) int.
-    size
-        Cells per batch; one cell left over joins the batch before it.
-    rng
-        Generator that shuffles anew for each pass.
-    """
-
-    def __init__(
-        self,
-        source: Callable[[np.ndarray], Any],
-        target: Callable[[np.ndarray], Any],
-        rows: np.ndarray,
-        size: int,
-        rng: np.random.Generator,
-    ):
-        self.source, self.target, self.rows, self.size, self.rng = source, target, rows, size, rng
-
-    def __len__(self) -> int:
-        n = len(self.rows)
-        return max(1, n // self.size + (n % self.size > 1))
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        order = self.rng.permutation(len(self.rows))
-        ends = [*(self.size * np.arange(1, len(self))), len(order)]
-        for start, end in zip([0, *ends[:-1]], ends, strict=True):
-            at = self.rows[order[start:end]]
-            yield self.source(at[:, 0]), self.target(at[:, 1])

@@ -9,8 +9,7 @@ import torch
 
 from scdance._core.cells import Cells
 from scdance.pp import Recipe
-
-from ._predictor import slices
+from scdance.train import slices
 
 ROLES = ("source", "target")
 CLIP = 10.0  # standard deviations

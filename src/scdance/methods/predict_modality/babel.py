@@ -15,10 +15,9 @@ from scdance._checks import InputError
 from scdance._core.cells import Cells, Pair
 from scdance.nn import CountHead, Dense
 from scdance.pp import Recipe
-from scdance.train import Train, mean_counts
+from scdance.train import PairedBatches, Train, mean_counts, target_of
 
-from ._predictor import target_of
-from ._torch_predictor import PairedBatches, TorchPredictor
+from ._torch_predictor import TorchPredictor
 from ._whole import ROLES, means, recipes
 
 PER_CHROMOSOME = (32, 16)  # widths of the layers that see the peaks of one chromosome only

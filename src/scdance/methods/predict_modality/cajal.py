@@ -16,10 +16,8 @@ from scdance._core.cells import Cells, Pair
 from scdance._settings import logger
 from scdance.nn import Dense
 from scdance.pp import Moments, Recipe, canonical, group_moments, marker_test, mean_and_sd, rank_sums
-from scdance.train import Train
+from scdance.train import Train, components, scores, target_of
 
-from ._predictor import target_of
-from ._reduced import components, scores
 from ._torch_predictor import TorchPredictor
 
 N_COMPONENTS = 30  # of the source, on which cells without labels are grouped

@@ -15,10 +15,9 @@ from scdance._checks import InputError
 from scdance._core.cells import Pair
 from scdance.nn import Dense
 from scdance.pp import Recipe
-from scdance.train import TorchMethod, Train
+from scdance.train import PairedBatches, TorchMethod, Train, target_of
 
-from ._predictor import target_of
-from ._torch_predictor import PairedBatches, TorchPredictor
+from ._torch_predictor import TorchPredictor
 from ._whole import ROLES, means, recipes
 
 WIDEST = 1000  # layer of one modality, as published

@@ -9,8 +9,9 @@ from scipy.linalg import cholesky, eigh, solve, solve_triangular
 
 from scdance._checks import InputError
 from scdance._core.cells import Cells, Pair
+from scdance.train import by_appearance, slices
 
-from ._predictor import Answers, by_appearance, slices
+from ._predictor import Answers
 from ._reduced import Reduced
 
 ALPHAS = tuple(float(f"{a:.2g}") for a in 10 ** np.arange(-1.5, 3.1, 0.5))  # among which held-out cells choose

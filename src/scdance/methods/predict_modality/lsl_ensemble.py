@@ -13,11 +13,10 @@ from scdance._checks import InputError
 from scdance._core.cells import Cells, Pair
 from scdance.nn import Dense
 from scdance.pp import gram_nnls
-from scdance.train import TorchMethod, Train
+from scdance.train import PairedBatches, TorchMethod, Train, scores
 
 from ._predictor import Answers
-from ._reduced import Reduced, folds, scores
-from ._torch_predictor import PairedBatches
+from ._reduced import Reduced, folds
 from ._trees import boosted, forest, told_by
 
 SHARES = {"boosting": 2.0, "mlp": 1.0, "resnet": 1.0, "forest": 2.0}  # of the competition's mean

@@ -12,11 +12,9 @@ from scdance._checks import InputError
 from scdance._core.cells import Cells, Pair
 from scdance.nn import Dense
 from scdance.pp import Recipe
-from scdance.train import Train
+from scdance.train import PairedBatches, Train, components, recipes_to_reduce, scores, target_of
 
-from ._predictor import target_of
-from ._reduced import components, recipes, scores
-from ._torch_predictor import PairedBatches, TorchPredictor
+from ._torch_predictor import TorchPredictor
 
 TINY = 1e-12  # under the root of an error
 
@@ -128,7 +126,7 @@ class Novel(TorchPredictor):
 
     @property
     def recipe(self) -> dict[str, Recipe]:  # type: ignore[override]
-        found = recipes(self.n_top_genes, self.n_top_peaks)
+        found = recipes_to_reduce(self.n_top_genes, self.n_top_peaks)
         if self.weighting == "tfidf":
             found["rna"] = Recipe(normalize_total={}, log1p={}, select_genes={"n_top": self.n_top_genes}, tfidf={})
         return found

@@ -7,8 +7,9 @@ from sklearn.neighbors import NearestNeighbors
 
 from scdance._checks import InputError
 from scdance._core.cells import Cells, Pair
+from scdance.train import slices
 
-from ._predictor import Answers, slices
+from ._predictor import Answers
 from ._reduced import Reduced, folds
 
 NUMBERS = (5, 10, 15, 25, 50, 100)  # of neighbours, among which held-out cells choose

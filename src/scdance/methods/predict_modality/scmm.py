@@ -13,10 +13,9 @@ from scdance._checks import InputError
 from scdance._core.cells import Cells, Pair
 from scdance.nn import CountHead, CountParameters, Dense
 from scdance.pp import Recipe, chance_of_zero, expected_log1p
-from scdance.train import TorchMethod, Train, mean_counts
+from scdance.train import PairedBatches, TorchMethod, Train, mean_counts, slices, target_of
 
-from ._predictor import slices, target_of
-from ._torch_predictor import PairedBatches, TorchPredictor
+from ._torch_predictor import TorchPredictor
 from ._whole import ROLES
 
 PER_CELL = 1e4  # counts of a cell as they enter, and in the unit of RNA

@@ -12,11 +12,9 @@ from scdance._checks import InputError, warn, whole_number
 from scdance._core.cells import Cells, Pair
 from scdance.graph import Sparse, laplacian_positions, walk_positions
 from scdance.pp import Recipe, canonical
-from scdance.train import Train
+from scdance.train import Train, components, recipes_to_reduce, scores, slices
 
 from ._facts import sparse
-from ._predictor import slices
-from ._reduced import components, recipes, scores
 from ._torch_predictor import TorchPredictor
 from ._transformers import Known, Links, Net, Seen
 
@@ -121,7 +119,7 @@ class ScMoFormer(TorchPredictor):
 
     @property
     def recipe(self) -> dict[str, Recipe]:  # type: ignore[override]
-        return recipes(self.n_top_genes, self.n_top_peaks)
+        return recipes_to_reduce(self.n_top_genes, self.n_top_peaks)
 
     def check(self) -> None:
         super().check()

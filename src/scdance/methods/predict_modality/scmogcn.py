@@ -12,13 +12,11 @@ from scdance._checks import InputError, warn, whole_number
 from scdance._core.cells import Cells, Pair
 from scdance.graph import Sparse
 from scdance.pp import Recipe, canonical
-from scdance.train import Train
+from scdance.train import PairedBatches, Train, components, recipes_to_reduce, scores, slices
 
 from ._facts import cosines, facts_of_batches, sparse
 from ._messages import GROUPS, Net, Seen
-from ._predictor import slices
-from ._reduced import components, recipes, scores
-from ._torch_predictor import PairedBatches, TorchPredictor
+from ._torch_predictor import TorchPredictor
 
 JUDGES = 4096  # cells, at most, that speak to the features while validation errors are taken
 WHOLE = 10**6  # cells per step: all of them, as published
@@ -134,7 +132,7 @@ class ScMoGCN(TorchPredictor):
 
     @property
     def recipe(self) -> dict[str, Recipe]:  # type: ignore[override]
-        return recipes(self.n_top_genes, self.n_top_peaks)
+        return recipes_to_reduce(self.n_top_genes, self.n_top_peaks)
 
     def check(self) -> None:
         super().check()
