@@ -285,7 +285,7 @@ MATCH_MODALITY = Task(
     },
     optional=(),
     metrics=("match_probability", "match_top5", "match_accuracy", "foscttm"),
-    default="scmogcn",
+    default="novel",
     data=("MuData",),
 )  # fmt: skip
 
