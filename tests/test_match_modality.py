@@ -15,6 +15,7 @@ from scdance._core.read import read_roles
 from scdance._core.run import make, solve
 from scdance._core.task import MATCH_MODALITY
 from scdance._settings import unpulled
+from scdance.methods.match_modality.cca import CCA
 
 N, N_PAIRS = 300, 200
 
@@ -149,6 +150,23 @@ def test_the_scale_makes_probabilities_of_the_cosines():
         said.append(best.max(axis=1).toarray().mean())
         shares.append((mdata.obs_names[top] == truth.to_numpy()).mean())
     assert np.mean(said) == pytest.approx(np.mean(shares), abs=0.12)
+
+
+def test_many_pairs_are_calibrated_on_some(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scdance.methods.match_modality._matcher.CALIBRATING", 20)  # of 30 that are held out
+    seen: dict[str, np.ndarray] = {}
+
+    class Watched(CCA):
+        name = "cca"
+
+        def places(self, cells: Any, role: str) -> np.ndarray:
+            seen.setdefault(role, cells.obs_names)  # the first call is that of the scale
+            return super().places(cells, role)
+
+    mdata, _ = apart()
+    sd.tl.match_modality(mdata, method=Watched, source="rna", target="prot", progress=False)
+    assert len(seen["source"]) == 20
+    np.testing.assert_array_equal(seen["source"], seen["target"])
 
 
 def test_cells_that_are_to_be_matched_teach_nothing():

@@ -149,7 +149,7 @@ class Matcher(Method):
 
     def _scale(self, pair: Pair, rows: np.ndarray) -> float:
         """What cosines are to be multiplied by, so that held-out pairs are as likely as can be, from either side."""
-        rows = np.sort(self.rng("scale").permutation(len(rows))[:CALIBRATING]) if len(rows) > CALIBRATING else rows
+        rows = rows[np.sort(self.rng("scale").permutation(len(rows))[:CALIBRATING])]
         sides = [
             self.places(cells.part(at), role)
             for cells, at, role in zip((pair.source, target_of(pair)), rows.T, ("source", "target"), strict=True)
