@@ -201,18 +201,19 @@ def board(task: Task, name: str) -> str:
     rows = rows[rows["method"] == name]
     if rows.empty:
         return ""
+    scores = [score for score in task.metrics if score in rows]  # a file may be from before one was added
     lines = [
         [
             f"`{row['dataset']}`",
             row["variant"],
             WAYS[row["k"]],
-            *(with_spread(row[score], row[f"{score}_sd"]) for score in task.metrics),
+            *(with_spread(row[score], row[f"{score}_sd"]) for score in scores),
             f"{row['cpu_seconds']:.1f}",
             row["n_seeds"] - row["n_failed"],
         ]
         for row in scdance.bench.summary(rows).to_dict("records")
     ]
-    head = ["data set", "row", "number of clusters", *(f"`{score}`" for score in task.metrics), "CPU s", "seeds"]
+    head = ["data set", "row", "number of clusters", *(f"`{score}`" for score in scores), "CPU s", "seeds"]
     if rows["n_clusters"].isna().all():
         head, lines = drop(head, 2), [drop(line, 2) for line in lines]
     text = f"The rows of this method; the [leaderboard](../{board_page(task)}) has those of the others."

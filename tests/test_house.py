@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "_core": BELOW | {"graph", "pp"},
     "train": BELOW | {"_core.method", "_core.cells", "graph", "pp"},
     "_docs": BELOW | {"_core.task"},
-    "metrics": BELOW | {"_core.task", "_core.counts", "_core.answers", "_core.objects", "graph", "pp"},
+    "metrics": BELOW | {"_core.task", "_core.counts", "_core.answers", "_core.beside", "_core.objects", "graph", "pp"},
     "datasets": BELOW | {"_core.task", "pp", "graph"},
     "pl": BELOW | {"_core.task", "_core.counts", "_core.answers", "_core.write", "metrics"},
     "methods": BELOW | {"_core.method", "_core.cells", "_core.expression", "train", "nn", "graph", "pp"},

@@ -89,6 +89,12 @@ def test_a_summary_holds_means_and_spreads(rows: pd.DataFrame):
     assert by.loc[("b", "broken"), ["ari", "n_seeds", "n_failed"]].tolist() == [0.9, 2, 1]
 
 
+def test_a_file_from_before_a_score_was_added_shows_the_others(rows: pd.DataFrame):
+    old = rows.drop(columns=["nmi", "picked_nmi"])
+    assert "nmi" not in bench.summary(old)
+    assert cells(bench.leaderboard(old), KNOWN)["deep"][1:3] == cells(bench.leaderboard(rows), KNOWN)["deep"][1:3]
+
+
 def test_one_seed_has_no_spread(rows: pd.DataFrame):
     first = rows[rows["seed"] == 0]
     assert bench.summary(first)["ari_sd"].isna().all()

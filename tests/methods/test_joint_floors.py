@@ -1,4 +1,4 @@
-"""Joint embedding by linear algebra: the two floors, and what they do with cells of one modality."""
+"""Joint embedding by linear algebra: the floors, and what they do with cells of one modality."""
 
 from __future__ import annotations
 
@@ -79,7 +79,29 @@ def test_the_usual_dimensions_are_those_of_the_competition(mdata):
     assert mdata.obsm["X_turned"].shape == (200, 20 + 73)
 
 
-@pytest.mark.parametrize("method", ["svd_concat", "pca"])
+@pytest.mark.parametrize(("which", "block"), [("source", slice(0, 12)), ("target", slice(12, 24))])
+def test_one_modality_alone_is_its_half_of_both(mdata, which, block):
+    mdata = without(mdata, "prot", slice(10))
+    sd.tl.joint_embed(mdata, "svd_concat", n_source=12, n_target=12)
+    sd.tl.joint_embed(mdata, "one_modality", n_components=12, which=which)
+    np.testing.assert_array_equal(mdata.obsm["X_one_modality"], mdata.obsm["X_svd_concat"][:, block])
+
+
+def test_one_modality_alone_knows_nothing_of_the_other(mdata):
+    sd.tl.joint_embed(mdata, "one_modality")
+    before = mdata.obsm["X_one_modality"].copy()
+    prot = mdata["prot"]
+    prot.X = prot.X[np.random.default_rng(0).permutation(prot.n_obs)]
+    sd.tl.joint_embed(mdata, "one_modality")
+    np.testing.assert_array_equal(mdata.obsm["X_one_modality"], before)
+
+
+def test_one_modality_without_dimensions_is_refused(mdata):
+    with pytest.raises(ValueError, match="n_components must be a whole number of at least 1, but is 0"):
+        sd.tl.joint_embed(mdata, "one_modality", n_components=0)
+
+
+@pytest.mark.parametrize("method", ["svd_concat", "pca", "one_modality"])
 @pytest.mark.parametrize("lacking", ["rna", "prot"])
 def test_a_cell_of_one_modality_lies_nearer_to_where_both_would_put_it_than_to_others(mdata, method, lacking):
     sd.tl.joint_embed(mdata, method)

@@ -16,8 +16,8 @@ from scdance._core.read import read_roles
 from scdance._core.run import make, solve
 from scdance._core.task import PREDICT_MODALITY
 from scdance.graph import Sparse
-from scdance.methods.predict_modality._facts import cosines, facts_of_batches, facts_of_cells, sparse
-from scdance.methods.predict_modality._messages import Net, Seen
+from scdance.methods.predict_modality._facts import FACTS, cosines, facts_of_batches, facts_of_cells, sparse
+from scdance.nn import CellFeatureNet, CellGraph
 
 TINY = {"hidden": 16, "n_layers": 2, "n_components": 5, "epochs": 4, "batch_size": 32, "patience": None, "lr": 1e-2}
 PARTS = {"hidden": 16, "n_layers": 3, "embedding_layers": 1, "dropout": 0.3, "alpha": None}
@@ -52,14 +52,18 @@ def seen(x, n_scores=0, facts=None, seed=0):
     counts = [torch.from_numpy(x.getnnz(axis).astype(np.float32)[:, None]) for axis in (1, 0)]
     z = torch.randn(x.shape[0], n_scores, generator=draw) if n_scores else None
     facts = torch.randn(x.shape[0], 9, generator=draw) if facts is None else facts
-    return Seen(Sparse(x), *counts, facts, z)
+    return CellGraph(Sparse(x), *counts, facts, z)
 
 
 def net(n_vars, n_scores=0, **knobs):
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        made = Net(
-            **{**PARTS, "residual": "initial", "readout": "sum", **knobs}, n_vars=n_vars, n_scores=n_scores, n_out=5
+        made = CellFeatureNet(
+            **{**PARTS, "residual": "initial", "readout": "sum", **knobs},
+            n_vars=n_vars,
+            n_scores=n_scores,
+            n_facts=FACTS,
+            n_out=5,
         )
         torch.nn.init.normal_(made.head.weight)  # an answer of 0 would tell nothing
         if made.weights is not None:

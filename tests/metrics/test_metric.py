@@ -5,6 +5,7 @@ import pytest
 
 from scdance import metrics
 from scdance._checks import InputError
+from scdance._core.beside import BESIDE
 from scdance._core.counts import COMPARED
 from scdance._core.task import TASKS
 from scdance.metrics import _metric
@@ -49,9 +50,16 @@ def test_every_metric_of_a_task_compares_parts_that_the_task_gives(task):
         assert set(metrics.get(name).needs) <= {
             *told,
             *task.gives,
+            *BESIDE,
+            *metrics.names(),
             "coords",
             "partner",
         }  # the object's own, and a row of it
+
+
+def test_no_metric_is_called_like_something_that_others_compare():
+    parts = {*COMPARED, *BESIDE, "coords", "partner"} | {part for task in TASKS.values() for part in task.gives}
+    assert not parts & set(metrics.names())
 
 
 def test_importing_metrics_loads_nothing_heavy():

@@ -215,7 +215,10 @@ def _by_scores(part: pd.DataFrame, scores: list[str]) -> list[tuple[list[str], l
 
 
 def _scores(rows: pd.DataFrame, scores: Sequence[str] | None) -> list[str]:
-    return list(task_of(rows["task"].iloc[0]).metrics if scores is None else scores)
+    """The scores that are asked for, or those of the task; a file from before one was added lacks it."""
+    if scores is not None:
+        return list(scores)
+    return [name for name in task_of(rows["task"].iloc[0]).metrics if name in rows]
 
 
 def _sign(score: str) -> int:

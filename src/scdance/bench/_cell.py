@@ -47,10 +47,17 @@ def _maxrss_mb() -> float:
 
 
 class _Picker:
-    """Watches a training and notes the epoch that the labels would have picked: what an oracle would report."""
+    """Watches a training and notes the epoch that the labels would have picked: what an oracle would report.
 
-    def __init__(self, truth: Any, metrics: list[Any], coords: Any = None):
-        self.truth, self.metrics, self.coords = truth, metrics, coords
+    It looks at those of the task's `metrics` that are quick and compare nothing but the result with the truth.
+    """
+
+    def __init__(self, task: Any, metrics: list[Any], truth: Any, coords: Any = None):
+        there = {"truth", *task.gives, *(() if coords is None else ("coords",))}
+        self.metrics = [metric for metric in metrics if not metric.costly and there.issuperset(metric.needs)]
+        # what is hidden or asked is in no order of cells to look at, and the first score is that which picks
+        self.looks = task.truth in ("obs", "obsm") and self.metrics[:1] == metrics[:1]
+        self.truth, self.coords = truth, coords
         self.best: dict[str, float] = {}
         self.epoch = self.last = ""
         self.cpu = self.wall = 0.0
@@ -76,7 +83,7 @@ class _Picker:
         """Columns of the row, the result itself counted as the last epoch; none if nobody could look."""
         if not self.last:
             return {}
-        self.judge(final)
+        self.judge({metric.name: final[metric.name] for metric in self.metrics})
         return {"picked_epoch": self.epoch, **{f"picked_{name}": value for name, value in self.best.items()}}
 
 
@@ -98,7 +105,7 @@ def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     in_space = {name: problem.arguments[name] for name in ("library_key",) if name in problem.arguments}
     placed = any("coords" in metric.needs for metric in wanted)
-    picker = _Picker(problem.truth, wanted, apart(problem.data, **in_space) if placed else None)
+    picker = _Picker(task, wanted, problem.truth, apart(problem.data, **in_space) if placed else None)
     if control:
         holder = problem.data.mod[problem.arguments["source"]] if task.truth == "mod" else problem.data
         for where, name, value in CONTROLS[job["method"]](task, problem, job["seed"]):
@@ -108,7 +115,11 @@ def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
     truth: Any = problem.truth
     if task.truth != "mod":
         getattr(problem.data, task.truth)["truth"], truth = problem.truth, "truth"
-    table = metrics.score(problem.data, task.name, key=KEY, truth=truth, **in_space)
+    compared = {**in_space, "batch_key": problem.arguments.get("batch_key")}
+    if problem.beside is not None:
+        problem.data.obs[problem.beside.columns] = problem.beside
+        compared["pseudotime"] = list(problem.beside)
+    table = metrics.score(problem.data, task.name, key=KEY, truth=truth, **compared)
     scores = {name: float(table[name].item()) for name in task.metrics}
     row |= scores | picker.row(scores)
     row["n_clusters"] = int(problem.data.obs[KEY].nunique()) if "labels" in task.gives else ""
@@ -131,22 +142,26 @@ def _import(job: dict[str, Any]) -> None:
 def _solve(problem: Any, job: dict[str, Any], picker: _Picker) -> dict[str, Any]:
     """Call the tool on an object without its truth; what it cost."""
     from scdance import tl
-    from scdance._core import run
+    from scdance._core import registry, run
     from scdance._core.task import TASKS
     from scdance._core.write import record_of
 
-    # what is hidden or asked is in no order of cells to look at
-    picks = job["pick"] and TASKS[job["task"]].truth in ("obs", "obsm")
+    cls = registry.get(job["task"], job["method"])
+    arguments = {
+        name: value
+        for name, value in problem.arguments.items()
+        if name != "batch_key" or "batch" in (*cls.needs, *cls.uses)
+    }
     held = resident_mb()
     cpu, wall = time.process_time(), time.perf_counter()
-    with run.watched(picker) if picks else nullcontext():
+    with run.watched(picker) if job["pick"] and picker.looks else nullcontext():
         getattr(tl, job["task"])(
             problem.data,
             method=job["method"],
             key_added=KEY,
             random_state=job["seed"],
             progress=False,
-            **{**problem.arguments, **job["knobs"]},
+            **{**arguments, **job["knobs"]},
         )
     record = record_of(*_where(problem.data, TASKS[job["task"]]))
     return {

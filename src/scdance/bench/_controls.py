@@ -34,7 +34,7 @@ def shuffled_truth(task: Task, problem: Problem, seed: int) -> Slots:
 
 
 def the_truth(task: Task, problem: Problem, seed: int) -> Slots:
-    """The truth itself: if it does not score the best value, the metric is broken."""
+    """The truth itself: if it does not score the best value, the metric is broken, or asks for more than the truth."""
     truth = problem.truth
     if task.truth == "mod":
         return _as_answers(task, problem, np.arange(truth.shape[0]))

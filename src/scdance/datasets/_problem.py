@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,27 +38,30 @@ class Problem:
         Further arguments of the tool, such as ``ref`` and ``labels_key``.
     labels
         Types of the cells that teach, for methods that learn from them, where the truth is something else.
+    beside
+        What else is known of each row, for scores alone: known times on trajectories, one per column.
     """
 
     data: Any
     truth: pd.Series | pd.DataFrame | sp.csr_matrix | AnnData
     arguments: dict[str, Any] = field(default_factory=dict)
     labels: pd.Series | None = None
+    beside: pd.DataFrame | None = None
 
     def partly_labelled(self, share: float, random_state: int) -> Problem:
         """The same with the labels of a `share` of the rows given, in ``obs["known"]``, and the truth of the others.
 
         Where the truth is no label, those of all cells that teach are given.
         """
+        data = _copied(self.data)
         if self.labels is not None:
-            data = _copied(self.data)
             source = data.mod[self.arguments["source"]]
             source.obs["known"] = self.labels.reindex(source.obs_names)
-            return Problem(data, self.truth, {**self.arguments, "labels_key": "known"})
+            return replace(self, data=data, arguments={**self.arguments, "labels_key": "known"}, labels=None)
         given = np.random.default_rng(random_state).random(len(self.truth)) < share
-        data = self.data.copy()
         data.obs["known"] = self.truth.where(given)
-        return Problem(data, self.truth.where(~given), {**self.arguments, "labels_key": "known"})
+        arguments = {**self.arguments, "labels_key": "known"}
+        return replace(self, data=data, truth=self.truth.where(~given), arguments=arguments)
 
 
 def problem(task: str, name: str, random_state: int = 0) -> Problem:
@@ -115,11 +118,19 @@ def problem(task: str, name: str, random_state: int = 0) -> Problem:
     if "asked" in entry:
         return _asked(data, entry["asked"], entry["labels_key"], random_state)
     truth = data.obs[entry["labels_key"]].copy()
+    if "modalities" in entry:
+        return _paired(data, truth, entry.get("pseudotime", []))
     given = {"library_key": entry["library_key"]} if "library_key" in entry else {}
-    for each in (data, *getattr(data, "mod", {}).values()):
-        each.obs = each.obs[[*given.values()]]
-        each.uns.clear()
-    return Problem(data, truth, given)
+    return Problem(_bare(data, *given.values()), truth, given)
+
+
+def _paired(data: MuData, truth: pd.Series, times: list[str]) -> Problem:
+    """Two modalities of the same cells, with their batches where there are any; known times stand apart."""
+    beside = data.obs[times].copy() if times else None
+    kept = [name for name in ("batch",) if name in data.obs]
+    for each in data.mod.values():
+        _bare(each, *kept)
+    return Problem(_bare(data), truth, {f"{name}_key": name for name in kept}, beside=beside)
 
 
 def _hidden(data: AnnData, how: dict[str, Any], random_state: int) -> Problem:

@@ -11,6 +11,9 @@ from ._clustering import ami as ami
 from ._clustering import ari as ari
 from ._clustering import nmi as nmi
 from ._clustering import silhouette as silhouette
+from ._conservation import cell_cycle_conservation as cell_cycle_conservation
+from ._conservation import nmi_cluster_label as nmi_cluster_label
+from ._conservation import trajectory_conservation as trajectory_conservation
 from ._embedding import asw as asw
 from ._embedding import dance_kmeans_ari as dance_kmeans_ari
 from ._embedding import dance_kmeans_nmi as dance_kmeans_nmi
@@ -36,12 +39,16 @@ from ._metric import get as get
 from ._metric import metric as metric
 from ._metric import names as names
 from ._metric import table as table
+from ._mixing import batch_asw as batch_asw
+from ._mixing import graph_connectivity as graph_connectivity
 from ._modality import interval_coverage as interval_coverage
 from ._modality import modality_mae as modality_mae
 from ._modality import modality_pearson as modality_pearson
 from ._modality import modality_rmse as modality_rmse
 from ._modality import skill as skill
 from ._modality import skill_of_features as skill_of_features
+from ._overall import bio_and_batch as bio_and_batch
+from ._overall import mean_of_six as mean_of_six
 from ._proportions import auprc as auprc
 from ._proportions import jsd as jsd
 from ._proportions import pearson as pearson

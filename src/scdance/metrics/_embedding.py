@@ -16,7 +16,9 @@ from ._metric import metric
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+    from scipy.sparse import csr_matrix
 
+N_NEIGHBORS = 15  # of a cell in a graph, itself counted
 N_INIT = 10  # starts of k-means
 DANCE_K, DANCE_N_INIT, DANCE_SEED = 10, 5, 200  # table 9 of DANCE, whatever the number of types
 
@@ -191,6 +193,11 @@ def _labelled(truth: ArrayLike, embedding: ArrayLike) -> tuple[NDArray[np.intp],
     _same_length(len(codes), len(x), "truth", "embedding")
     known = _known(codes)
     return codes[known], x[known]
+
+
+def _neighbours(x: NDArray[np.floating]) -> csr_matrix:
+    """Weights of the neighbour graph, (n_obs, n_obs) CSR, as of ``scanpy.pp.neighbors(n_neighbors=15)``."""
+    return graph.fuzzy(graph.knn(x, N_NEIGHBORS - 1))
 
 
 def _kmeans_by_types(true: NDArray[np.intp], x: NDArray[np.floating], random_state: int) -> NDArray[np.int32]:

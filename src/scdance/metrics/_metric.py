@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -34,9 +34,12 @@ class Metric:
     range
         Lowest and highest possible value.
     needs
-        What it compares: "truth" or parts of a task's result, such as "labels" or "embedding".
+        What it compares: "truth", parts of a task's result, such as "labels" or "embedding", or the values of other
+        metrics, by their names.
     text
         What it says, in one line.
+    costly
+        Whether it takes too long to be looked at after every epoch of a training.
     """
 
     name: str
@@ -45,9 +48,12 @@ class Metric:
     range: tuple[float, float]
     needs: tuple[str, ...]
     text: str
+    costly: bool = False
 
 
-def metric(*, higher_is_better: bool, range: tuple[float, float]) -> Callable[[Function], Function]:
+def metric(
+    *, higher_is_better: bool, range: tuple[float, float], costly: bool = False
+) -> Callable[[Function], Function]:
     """Put a score on the list; its positional parameters say what it compares, its docstring the rest.
 
     Parameters
@@ -56,6 +62,8 @@ def metric(*, higher_is_better: bool, range: tuple[float, float]) -> Callable[[F
         Direction of the score.
     range
         Lowest and highest possible value.
+    costly
+        Whether it takes too long to be looked at after every epoch of a training.
 
     Returns
     -------
@@ -74,7 +82,7 @@ def metric(*, higher_is_better: bool, range: tuple[float, float]) -> Callable[[F
         parameters = inspect.signature(function).parameters.values()
         needs = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
         text = (inspect.getdoc(function) or "").partition("\n")[0]
-        _METRICS[name] = Metric(name, function, higher_is_better, range, needs, text)
+        _METRICS[name] = Metric(name, function, higher_is_better, range, needs, text, costly)
         return function
 
     return put_on_list
@@ -104,6 +112,23 @@ def get(name: str) -> Metric:
     False
     """
     return _METRICS[one_of(name, names(), "metric")]
+
+
+def with_parts(wanted: Iterable[str]) -> list[Metric]:
+    """The metrics of these names and those whose values they need, each once, after what it needs."""
+    found: dict[str, Metric] = {}
+    known = names()
+
+    def add(name: str) -> None:
+        own = get(name)
+        for need in own.needs:
+            if need in known:
+                add(need)
+        found.setdefault(own.name, own)
+
+    for name in wanted:
+        add(name)
+    return list(found.values())
 
 
 def names() -> list[str]:

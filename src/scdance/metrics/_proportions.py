@@ -221,8 +221,10 @@ def _precision(true: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray
     return out
 
 
-def _mean_of_defined(scores: NDArray[np.float64]) -> float:
-    defined = scores[~np.isnan(scores)]
+def _mean_of_defined(scores: ArrayLike) -> float:
+    """Mean of those that are not NaN; NaN where none is left."""
+    values = np.asarray(scores, dtype=np.float64)
+    defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")
 
 

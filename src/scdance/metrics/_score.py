@@ -9,11 +9,12 @@ import numpy as np
 
 from scdance._checks import InputError, MissingKeyError, listed, nearest, one_of
 from scdance._core.answers import compared
+from scdance._core.beside import BESIDE, beside
 from scdance._core.counts import COMPARED, hidden
 from scdance._core.objects import apart
 from scdance._core.task import TASKS, Task
 
-from ._metric import get
+from ._metric import with_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,8 @@ def score(
     metrics: Sequence[str] | None = None,
     spatial_key: str = "spatial",
     library_key: str | None = None,
+    batch_key: str | None = None,
+    pseudotime: str | Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Score what a tool wrote into the object.
 
@@ -55,17 +58,26 @@ def score(
         Key of ``obsm`` with the coordinates, for scores that compare places.
     library_key
         Column of ``obs`` with the slice of each spot, for the same; None: all lie on one.
+    batch_key
+        Column of ``obs`` of the object or of a modality with the batch of each cell, for scores that compare batches;
+        None: there is one, and such scores are NaN or over all cells.
+    pseudotime
+        Columns of the same with the known time of each cell, one for each trajectory, NaN where a cell is not on it;
+        None: nothing is known, and scores that compare times are NaN.
 
     Returns
     -------
-    One row, indexed by `key`, with one column per metric. ``pandas.concat`` joins the rows of several runs.
+    One row, indexed by `key`, with one column per metric, NaN where it is not defined. ``pandas.concat`` joins the rows
+    of several runs.
 
     Raises
     ------
     InputError
         If there is no such task or metric, or the truth is missing for all cells.
     MissingKeyError
-        If the result or the truth is not in the object; the message says what is.
+        If the result, the truth or a column is not in the object; the message says what is.
+    MissingPackageError
+        If a metric needs a package that is not installed; name the others as `metrics=`.
 
     Examples
     --------
@@ -78,18 +90,23 @@ def score(
     import pandas as pd
 
     declared = TASKS[one_of(task, TASKS, "task")]
-    wanted = [get(name) for name in (declared.metrics if metrics is None else metrics)]
+    names = list(declared.metrics if metrics is None else metrics)
+    wanted = with_parts(names)
+    made = {metric.name for metric in wanted}  # others are made of these
+    needs = {need for metric in wanted for need in metric.needs}
     given: dict[str, Any] = {}
     if declared.truth == "mod":
         given = compared(adata, declared, key, truth)
-        if any("half_width" in metric.needs for metric in wanted) and "half_width" not in given:
+        if "half_width" in needs and "half_width" not in given:
             msg = f"The run {key!r} has no intervals: ask for them with `interval=0.9`."
             raise InputError(msg)
     if declared.truth == "layers":
-        given = hidden(adata, declared, key, truth, needs={need for metric in wanted for need in metric.needs})
+        given = hidden(adata, declared, key, truth, needs=needs)
         if not given and any(set(metric.needs) & set(COMPARED) for metric in wanted):
             _result(adata, declared, "expression", key, needed_by=wanted[0].name)  # says what there is instead
-    if any("coords" in metric.needs for metric in wanted):
+    if needs & {*BESIDE}:
+        given |= beside(adata, declared, key, needs, batch_key=batch_key, pseudotime=pseudotime)
+    if "coords" in needs:
         given["coords"] = apart(adata, spatial_key, library_key)
     partnered = next((metric for metric in wanted if "partner" in metric.needs), None)
     if partnered is not None:
@@ -100,10 +117,11 @@ def score(
         else _result(adata, declared, need, key, needed_by=metric.name)
         for metric in wanted
         for need in metric.needs
-        if need not in given
+        if need not in given and need not in made
     }
-    row = {metric.name: metric.function(*(given[need] for need in metric.needs)) for metric in wanted}
-    return pd.DataFrame([row], index=pd.Index([key], name="key"))
+    for metric in wanted:
+        given[metric.name] = metric.function(*(given[need] for need in metric.needs))
+    return pd.DataFrame([{name: given[name] for name in names}], index=pd.Index([key], name="key"))
 
 
 def rows_of(adata: Any, names: Any) -> np.ndarray:

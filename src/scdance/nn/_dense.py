@@ -95,3 +95,28 @@ class Dense(nn.Module):
             return x.new_full((len(x), self.n_covariates), 1 / self.n_covariates)
         one_hot = covariate[:, None] == torch.arange(self.n_covariates, device=x.device)
         return torch.where(covariate[:, None] < 0, 1 / self.n_covariates, one_hot.to(x))
+
+
+class LayerMean(nn.Module):
+    """Mean of the states of a node after several layers, by learnt weights that sum to 1.
+
+    Parameters
+    ----------
+    n_layers
+        Number of layers, which start with equal weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> nn.LayerMean(2)(torch.tensor([[[0.0, 2.0], [4.0, 2.0]]])).tolist()
+    [[2.0, 2.0]]
+    """
+
+    def __init__(self, n_layers: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(n_layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Means, (n, n_features); `x` are the states, (n, n_layers, n_features)."""
+        return torch.einsum("l,nlk->nk", self.weights.softmax(dim=0), x)

@@ -6,6 +6,7 @@ from ._clusters_compare import clusters_compare as clusters_compare
 from ._confusion import confusion as confusion
 from ._domains import domains as domains
 from ._embedding import embedding as embedding
+from ._embedding_scores import embedding_scores as embedding_scores
 from ._history import history as history
 from ._imputation import imputation as imputation
 from ._markers import markers as markers

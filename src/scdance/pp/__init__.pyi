@@ -1,3 +1,6 @@
+from ._canonical import Canonical as Canonical
+from ._canonical import canonical_correlations as canonical_correlations
+from ._cell_cycle import cell_cycle_scores as cell_cycle_scores
 from ._gauss_kernel import GaussKernel as GaussKernel
 from ._genes import Alignment as Alignment
 from ._genes import align_genes as align_genes
@@ -37,6 +40,8 @@ from ._ranks import rank_sum_test as rank_sum_test
 from ._ranks import rank_sums as rank_sums
 from ._recipe import FittedRecipe as FittedRecipe
 from ._recipe import Recipe as Recipe
+from ._ridge import ridge as ridge
+from ._ridge import with_one as with_one
 from ._rows import OnDisk as OnDisk
 from ._rows import Rows as Rows
 from ._rows import Transformed as Transformed

@@ -21,6 +21,8 @@ def joint_embed(
     *,
     source: str | None = None,
     target: str | None = None,
+    batch_key: str | None = None,
+    labels_key: str | None = None,
     layer: str | dict[str, str] | None = None,
     neighbors: int | None = None,
     key_added: str | None = None,
@@ -45,6 +47,11 @@ def joint_embed(
         Name of a method, a method of your own (class or instance), a fitted one, or the folder of a saved one.
         With a fitted one nothing is trained.
     {source, target}
+    batch_key
+        Column of ``mdata.obs`` or of a modality's ``obs`` with the batch of each cell, for methods that take it.
+    labels_key
+        Column with the types of some or all cells, for methods that shape the space by them; NaN or "" where a cell
+        has none. Score such a space by the other cells.
     layer
         Layer with the counts, of both modalities or by name: ``dict(rna="counts")``. None: ``layers["counts"]`` if
         there, else ``X``. Counts are normalised on a private copy; log-normalised values are taken as they are.
@@ -79,6 +86,8 @@ def joint_embed(
         params,
         source=source,
         target=target,
+        batch_key=batch_key,
+        labels_key=labels_key,
         layer=layer,
         neighbors=neighbors,
         key_added=key_added,

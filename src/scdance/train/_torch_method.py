@@ -87,6 +87,10 @@ class TorchMethod(Method):
         self.stopped_ = "; ".join(filter(None, [getattr(self, "stopped_", ""), f"{stage}: {log.stopped}"]))
         return log
 
+    def tensor(self, x: np.ndarray) -> torch.Tensor:
+        """An array on the device of the net, float32."""
+        return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(self.target)
+
     def map(self, f: Callable[[Batch], torch.Tensor], cells: Cells, *, size: int = 1024) -> np.ndarray:
         """Apply `f` to all cells in order, without gradients: its values row by row, as one array."""
         with torch.no_grad():

@@ -47,14 +47,14 @@ class Contrastive(Matcher, TorchMethod):
     n_target: int | None = 128
     hidden_source: tuple[int, ...] = (512, 512)
     hidden_target: tuple[int, ...] = (512, 512)
-    dropout_source: tuple[float, ...] = (0.25, 0.25)
-    dropout_target: tuple[float, ...] = (0.25, 0.25)
+    dropout_source: tuple[float, ...] = (0.5, 0.5)
+    dropout_target: tuple[float, ...] = (0.5, 0.5)
     n_latent: int = 64
     log_scale: float = 2.74
     learn_scale: bool = True
     n_top_genes: int | None = None
     n_top_peaks: int | None = 30_000
-    training: Train = Train(epochs=200, lr=6e-4, batch_size=2048, patience=20, weight_decay=1e-2, optimizer="adamw")
+    training: Train = Train(epochs=200, lr=1e-3, batch_size=1024, patience=10, weight_decay=1e-2, optimizer="adamw")
 
     exempt = {"memory_grows_with_the_cells": "each cell of a batch is compared with all of it"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -154,14 +155,21 @@ class Matcher(Method):
             self.places(cells.part(at), role)
             for cells, at, role in zip((pair.source, target_of(pair)), rows.T, ("source", "target"), strict=True)
         ]
-        a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in sides)
-        cosine = (a @ b.T).astype(np.float32)
-        true = np.diagonal(cosine)
-        likely = [
-            (2 * scale * true - logsumexp(scale * cosine, axis=0) - logsumexp(scale * cosine, axis=1)).mean()
-            for scale in SCALES
-        ]
-        return float(SCALES[int(np.argmax(likely))])
+        return float(SCALES[int(np.argmax(likelihood_of_pairs(*sides, SCALES)))])
+
+
+def likelihood_of_pairs(x: np.ndarray, y: np.ndarray, scales: Sequence[float] | np.ndarray) -> list[float]:
+    """Mean log-probability of the true partner among all, from either side, for each factor of the cosines.
+
+    `x` and `y` are the places of the same cells, (n, n_latent).
+    """
+    a, b = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (x, y))
+    cosine = (a @ b.T).astype(np.float32)
+    true = np.diagonal(cosine)
+    return [
+        float((2 * scale * true - logsumexp(scale * cosine, axis=0) - logsumexp(scale * cosine, axis=1)).mean())
+        for scale in scales
+    ]
 
 
 def _between(links: csr_matrix, rows: np.ndarray, columns: np.ndarray, n: int) -> csr_matrix:

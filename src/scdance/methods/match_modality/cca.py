@@ -6,7 +6,7 @@ import numpy as np
 
 from scdance._checks import whole_number
 from scdance._core.cells import Cells, Pair
-from scdance.pp import Recipe
+from scdance.pp import Recipe, canonical_correlations
 from scdance.train import components, recipes_to_reduce, scores, target_of
 
 from ._matcher import Matcher
@@ -64,24 +64,14 @@ class CCA(Matcher):
         whole_number(self.n_latent, "n_latent", least=1)
 
     def teach(self, pair: Pair, rows: np.ndarray, valid: np.ndarray) -> None:
-        self.loadings_, self.means_, self.maps_ = {}, {}, {}
-        whitened, roots = [], {}
-        for role, cells, n, at in (
-            ("source", pair.source, self.n_source, rows[:, 0]),
-            ("target", target_of(pair), self.n_target, rows[:, 1]),
-        ):
-            self.loadings_[role] = components(cells, at, n, random_state=self.random_state)
-            x = scores(cells, at, self.loadings_[role]).astype(np.float64)
-            self.means_[role] = x.mean(axis=0).astype(np.float32)
-            x -= x.mean(axis=0)
-            variance, vectors = np.linalg.eigh(x.T @ x / len(x))
-            variance = np.maximum(variance, 0)
-            roots[role] = vectors / np.sqrt(variance + max(self.ridge * variance.mean(), 1e-12)) @ vectors.T
-            whitened.append(x @ roots[role])
-        left, correlations, right = np.linalg.svd(whitened[0].T @ whitened[1] / len(rows))
-        n = min(self.n_latent, len(correlations))
-        for role, vectors in (("source", left[:, :n]), ("target", right[:n].T)):
-            self.maps_[role] = (roots[role] @ vectors * correlations[:n]).astype(np.float32)
+        sides = (("source", pair.source, self.n_source, 0), ("target", target_of(pair), self.n_target, 1))
+        self.loadings_ = {
+            role: components(cells, rows[:, side], n, random_state=self.random_state) for role, cells, n, side in sides
+        }
+        x, y = (scores(cells, rows[:, side], self.loadings_[role]) for role, cells, _, side in sides)
+        found = canonical_correlations(x, y, self.n_latent, ridge=self.ridge)
+        self.means_ = {"source": x.mean(axis=0), "target": y.mean(axis=0)}
+        self.maps_ = {"source": found.x, "target": found.y}
 
     def places(self, cells: Cells, role: str) -> np.ndarray:
         x = scores(cells, slice(None), self.loadings_[role]) - self.means_[role]

@@ -12,8 +12,8 @@ from torch.nn import functional
 from scdance._checks import whole_number
 from scdance._core.cells import Pair
 from scdance.graph import Propagation
-from scdance.nn import Dense
-from scdance.train import Train, target_of
+from scdance.nn import Dense, LayerMean
+from scdance.train import target_of
 
 from ._contrastive import Contrastive, Nets
 
@@ -30,6 +30,7 @@ PAPER = {
     "log_scale": 2.739896,
     "learn_scale": False,
     "batch_size": 4096,
+    "lr": 6e-4,
     "epochs": 2000,
     "patience": 20,
 }
@@ -70,7 +71,6 @@ class ScMoGCN(Contrastive):
     auxiliary: float = 1.0
     n_source = 128
     n_target = 128
-    training: Train = Train(epochs=200, lr=6e-4, batch_size=2048, patience=20, weight_decay=1e-2, optimizer="adamw")
 
     cite = "Wen2022"
     exempt = {}  # the states of the cells outweigh the comparisons
@@ -122,7 +122,7 @@ class _Nets(Nets):
 
     def __init__(self, model: ScMoGCN, widths: dict[str, int]) -> None:
         super().__init__(model, widths)
-        self.weights = nn.ParameterDict({role: nn.Parameter(torch.zeros(model.n_layers - 1)) for role in widths})
+        self.means = nn.ModuleDict({role: LayerMean(model.n_layers - 1) for role in widths})
         self.decoders = nn.ModuleDict(
             {
                 role: nn.Sequential(
@@ -134,7 +134,7 @@ class _Nets(Nets):
 
     def mixed(self, x: Tensor, role: str) -> Tensor:
         """Mean of the states after the layers, (n, n_features); `x` are all of them, (n, n_layers, n_features)."""
-        return torch.einsum("l,nlk->nk", self.weights[role].softmax(dim=0), x)
+        return self.means[role](x)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor, role: str) -> Tensor:
         return super().forward(self.mixed(x, role), role)

@@ -95,10 +95,6 @@ class TorchPredictor(Predictor, TorchMethod):
         error = np.sqrt(((product - slope * square) ** 2).sum()) / max(square.sum(), TINY)
         return float(np.clip(slope - error, 0, 1))
 
-    def tensor(self, x: np.ndarray) -> Tensor:
-        """An array on the device of the net, float32."""
-        return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(self.target)
-
     def batches(self, pair: Pair, rows: np.ndarray, size: int, stage: str) -> PairedBatches:
         """Shuffled batches of inputs and target of the paired cells at `rows`."""
         target = target_of(pair)

@@ -92,6 +92,30 @@ class TwoAutoencoders(TorchMethod):
                 msg = f"{name}={getattr(self, name)!r}, but a weight must be at least 0."
                 raise InputError(msg)
 
+    def look_at(self, pair: Pair) -> None:
+        """Note what the nets are made for: numbers of features and of types."""
+        self.n_vars_ = {"source": pair.source.n_vars, "target": target_of(pair).n_vars}
+        labels = pair.source.labels
+        self.n_types_ = 0 if labels is None or self.classify == 0 else int(labels.max()) + 1
+
+    def start(self, net: Autoencoders, pair: Pair, rows: np.ndarray) -> None:
+        """Start outputs near the means of the cells that teach, where that is wanted."""
+        if self.start_at_mean:
+            for role, cells, at in zip(ROLES, (pair.source, target_of(pair)), rows.T, strict=True):
+                net.start_at(means(cells, at), role)
+
+    def paired(self, pair: Pair, rows: np.ndarray, size: int, stage: str) -> PairedBatches:
+        """Shuffled batches ``((x, labels), y)`` of the pairs at `rows`."""
+        source, target = pair.source, target_of(pair)
+
+        def seen(at: np.ndarray) -> tuple[Tensor, Tensor | None]:
+            labels: Any = source.labels
+            known = None if not self.n_types_ else torch.from_numpy(labels[at].astype(np.int64)).to(self.target)
+            return self.tensor(source.dense(at)), known
+
+        rng = self.rng(f"{stage} batches")
+        return PairedBatches(seen, lambda at: self.tensor(target.dense(at)), rows, size, rng)
+
     def autoencoders(self, n_vars: dict[str, int], n_types: int) -> Autoencoders:
         """Both untrained autoencoders, for this number of features by role, and their adversary."""
         width = {role: min(n, WIDEST) if self.hidden is None else self.hidden for role, n in n_vars.items()}
@@ -239,29 +263,17 @@ class CMAE(TwoAutoencoders, TorchPredictor):
         return recipes(self.n_top_genes, self.n_top_peaks, scale=self.scale)
 
     def prepare(self, pair: Pair, rows: np.ndarray) -> None:
-        self.n_vars_ = {"source": pair.source.n_vars, "target": target_of(pair).n_vars}
-        labels = pair.source.labels
-        self.n_types_ = 0 if labels is None or self.classify == 0 else int(labels.max()) + 1
+        self.look_at(pair)
 
     def one_net(self) -> nn.Module:
         return self.autoencoders(self.n_vars_, self.n_types_)
 
     def train_one(self, net: Any, pair: Pair, rows: np.ndarray, valid: np.ndarray, stage: str) -> None:
-        if self.start_at_mean:
-            for role, cells, at in zip(ROLES, (pair.source, target_of(pair)), rows.T, strict=True):
-                net.start_at(means(cells, at), role)
+        self.start(net, pair, rows)
         self.run_one(self.turns(net), net, pair, rows, valid, stage)
 
     def batches(self, pair: Pair, rows: np.ndarray, size: int, stage: str) -> PairedBatches:
-        source, target = pair.source, target_of(pair)
-
-        def seen(at: np.ndarray) -> tuple[Tensor, Tensor | None]:
-            labels: Any = source.labels
-            known = None if not self.n_types_ else torch.from_numpy(labels[at].astype(np.int64)).to(self.target)
-            return self.tensor(source.dense(at)), known
-
-        rng = self.rng(f"{stage} batches")
-        return PairedBatches(seen, lambda at: self.tensor(target.dense(at)), rows, size, rng)
+        return self.paired(pair, rows, size, stage)
 
     def say(self, net: Any, x: Tensor) -> Tensor:
         return net.decode(net.encode(x, "source"), "target")  # type: ignore[no-any-return]

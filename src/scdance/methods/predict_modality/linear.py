@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scdance._core.cells import Cells, Pair
+from scdance.pp import with_one
 
 from ._predictor import Answers
 from ._reduced import Reduced
@@ -41,12 +42,8 @@ class Linear(Reduced):
         self.coefficients_: list[np.ndarray] = []
 
     def fit_one(self, member: int, pair: Pair, rows: np.ndarray, valid: np.ndarray) -> None:
-        x = _with_one(self.given(pair.source, rows[:, 0])).astype(np.float64)
+        x = with_one(self.given(pair.source, rows[:, 0])).astype(np.float64)
         self.coefficients_.append(np.linalg.lstsq(x, self.wanted(pair, rows), rcond=TINY)[0])
 
     def answers(self, member: int, source: Cells) -> Answers:
-        return lambda rows: self.features(_with_one(self.given(source, rows)) @ self.coefficients_[member])
-
-
-def _with_one(x: np.ndarray) -> np.ndarray:
-    return np.column_stack([x, np.ones(len(x), dtype=x.dtype)])
+        return lambda rows: self.features(with_one(self.given(source, rows)) @ self.coefficients_[member])

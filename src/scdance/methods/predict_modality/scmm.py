@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -125,6 +126,43 @@ class TwoExperts(TorchMethod):
         prior_now = net.prior_now()
         apart = [divergence(each, prior_now).sum(dim=1).mean() for each in posteriors]
         return loss + prior * torch.stack(apart).mean()
+
+    def look_at(self, pair: Pair, rows: np.ndarray) -> None:
+        """Note what the net is made for, by role: number of features, modality, depth of the median cell."""
+        self.sides_: Sides = {}
+        for role, cells, at in zip(ROLES, (pair.source, target_of(pair)), rows.T, strict=True):
+            depth = float(np.median(cells.depth[at]))  # type: ignore[index]
+            self.sides_[role] = {"n_vars": cells.n_vars, "modality": cells.modality, "depth": depth}
+
+    def seen(self, cells: Cells, rows: Any, role: str = "source") -> Seen:
+        """Counts and relative depth of some cells, where the net takes them."""
+        counts, depth = cast("tuple[Any, Any]", (cells.counts, cells.depth))
+        return Seen(self.tensor(counts[rows].toarray()), self.tensor(depth[rows] / self.sides_[role]["depth"]))
+
+    def train_experts(
+        self, net: Experts, pair: Pair, rows: np.ndarray, judge: Callable[[], float] | None, stage: str
+    ) -> None:
+        """Train on the pairs at `rows`, until `judge` sees no gain."""
+        target, weight = target_of(pair), {"prior": 0.0}
+        if self.start_at_mean:
+            for role, cells, at in zip(ROLES, (pair.source, target), rows.T, strict=True):
+                net.expert(role).head.start_at(mean_counts(cells.part(at)))
+
+        def each_epoch(epoch: int) -> None:
+            weight["prior"] = min(epoch / self.warm_up, 1.0) if self.warm_up else 1.0
+
+        def step(batch: tuple[Seen, Seen]) -> Tensor:
+            return self.bound(net, dict(zip(ROLES, batch, strict=True)), weight["prior"])
+
+        batches = PairedBatches(
+            lambda at: self.seen(pair.source, at),
+            lambda at: self.seen(target, at, "target"),
+            rows,
+            self.training.batch_size,
+            self.rng(f"{stage} batches"),
+        )
+        how: dict[str, Any] = {"batches": batches, "valid": judge, "each_epoch": each_epoch, "rng": batches.rng}
+        self.learn(step, net, self.training, stage=stage, **how)
 
     def _weight(self, net: Experts, role: str) -> float:
         if role == "source":
@@ -254,30 +292,16 @@ class ScMM(TwoExperts, TorchPredictor):
 
     def prepare(self, pair: Pair, rows: np.ndarray) -> None:
         target = target_of(pair)
-        self.sides_: Sides = {}
-        logs = []
-        for role, cells, at in zip(ROLES, (pair.source, target), rows.T, strict=True):
-            depth: Any = cells.depth[at]  # type: ignore[index]
-            middle = float(np.median(depth))
-            self.sides_[role] = {"n_vars": cells.n_vars, "modality": cells.modality, "depth": middle}
-            logs.append(np.log(np.maximum(depth, 1)))
-        self.depths_ = line(*logs)
+        self.look_at(pair, rows)
+        sides = zip((pair.source, target), rows.T, strict=True)
+        self.depths_ = line(*(np.log(np.maximum(cells.depth[at], 1)) for cells, at in sides))  # type: ignore[index]
         self.unit_ = target.modality if target.prep.states else "counts"
 
     def one_net(self) -> nn.Module:
         return self.experts(self.sides_)
 
     def train_one(self, net: Experts, pair: Pair, rows: np.ndarray, valid: np.ndarray, stage: str) -> None:
-        target, weight = target_of(pair), {"prior": 0.0}
-        if self.start_at_mean:
-            for role, cells, at in zip(ROLES, (pair.source, target), rows.T, strict=True):
-                net.expert(role).head.start_at(mean_counts(cells.part(at)))
-
-        def each_epoch(epoch: int) -> None:
-            weight["prior"] = min(epoch / self.warm_up, 1.0) if self.warm_up else 1.0
-
-        def step(batch: tuple[Seen, Seen]) -> Tensor:
-            return self.bound(net, dict(zip(ROLES, batch, strict=True)), weight["prior"])
+        target = target_of(pair)
 
         def judge() -> float:
             """Negative log-likelihood of the target at the places that its source gives, per entry."""
@@ -288,31 +312,7 @@ class ScMM(TwoExperts, TorchPredictor):
                 total += len(at) * float(net.expert("target").loss(z, self.seen(target, at[:, 1], "target")))
             return total / (len(valid) * target.n_vars)
 
-        batches = self.batches(pair, rows, self.training.batch_size, stage)
-        self.learn(
-            step,
-            net,
-            self.training,
-            stage=stage,
-            batches=batches,
-            valid=judge if len(valid) else None,
-            each_epoch=each_epoch,
-            rng=batches.rng,
-        )
-
-    def batches(self, pair: Pair, rows: np.ndarray, size: int, stage: str) -> PairedBatches:
-        target = target_of(pair)
-        return PairedBatches(
-            lambda at: self.seen(pair.source, at),
-            lambda at: self.seen(target, at, "target"),
-            rows,
-            size,
-            self.rng(f"{stage} batches"),
-        )
-
-    def seen(self, cells: Cells, rows: Any, role: str = "source") -> Seen:
-        counts, depth = cast("tuple[Any, Any]", (cells.counts, cells.depth))
-        return Seen(self.tensor(counts[rows].toarray()), self.tensor(depth[rows] / self.sides_[role]["depth"]))
+        self.train_experts(net, pair, rows, judge if len(valid) else None, stage)
 
     def say(self, net: Experts, x: Seen) -> Tensor:
         slope, start = self.depths_.tolist()

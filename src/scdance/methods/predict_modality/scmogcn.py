@@ -11,16 +11,17 @@ from torch.nn import functional
 from scdance._checks import InputError, warn, whole_number
 from scdance._core.cells import Cells, Pair
 from scdance.graph import Sparse
+from scdance.nn import CellFeatureNet, CellGraph
 from scdance.pp import Recipe, canonical
 from scdance.train import PairedBatches, Train, components, recipes_to_reduce, scores, slices
 
-from ._facts import cosines, facts_of_batches, sparse
-from ._messages import GROUPS, Net, Seen
+from ._facts import FACTS, cosines, facts_of_batches, sparse
 from ._torch_predictor import TorchPredictor
 
 JUDGES = 4096  # cells, at most, that speak to the features while validation errors are taken
 WHOLE = 10**6  # cells per step: all of them, as published
 
+GROUPS = CellFeatureNet.groups
 PUBLISHED = {"cell_init": "learned", "shrink": False, "lr": 1e-2, "batch_size": WHOLE, "epochs": 15_000, "n_layers": 4}
 PAPER = PUBLISHED | {"hidden": 256, "dropout": 0.3, "edge_dropout": 0.4, "weight_decay": 1e-4, "patience": 200}
 SMALL = PUBLISHED | {
@@ -164,9 +165,10 @@ class ScMoGCN(TorchPredictor):
         self.notes_ |= {"transductive": self.transductive}
 
     def one_net(self) -> nn.Module:
-        return Net(
+        return CellFeatureNet(
             n_vars=self.loadings_.shape[1],
             n_scores=len(self.loadings_),
+            n_facts=FACTS,
             n_out=self.n_features,
             hidden=self.hidden,
             n_layers=self.n_layers,
@@ -177,7 +179,7 @@ class ScMoGCN(TorchPredictor):
             alpha=self.alpha if self.is_linked_ else None,
         )
 
-    def seen(self, source: Cells, rows: Any) -> Seen:
+    def seen(self, source: Cells, rows: Any) -> CellGraph:
         x = sparse(source, rows)
         z = None
         if len(self.loadings_):
@@ -186,9 +188,9 @@ class ScMoGCN(TorchPredictor):
         known = len(self.batch_facts_) - 1  # the last row is for the others
         batch = np.full(len(rows), known) if source.batch is None else source.batch[rows]
         facts = self.batch_facts_[np.where((batch >= 0) & (batch < known), batch, known)]
-        return Seen(Sparse(x, self.target), of_cells, of_features, self.tensor(facts), z)
+        return CellGraph(Sparse(x, self.target), of_cells, of_features, self.tensor(facts), z)
 
-    def say(self, net: Any, x: Seen) -> Tensor:
+    def say(self, net: Any, x: CellGraph) -> Tensor:
         return net.recall(x) + self.tensor(self.features_["mean"])  # type: ignore[no-any-return]
 
     def train_one(self, net: Any, pair: Pair, rows: np.ndarray, valid: np.ndarray, stage: str) -> None:
@@ -199,7 +201,7 @@ class ScMoGCN(TorchPredictor):
         speakers = np.sort(self.rng(f"{stage} judges").permutation(here)[:JUDGES])
         some = [self.seen(source, speakers[at]) for at in slices(len(speakers))]
 
-        def step(batch: tuple[Seen, Tensor]) -> Tensor:
+        def step(batch: tuple[CellGraph, Tensor]) -> Tensor:
             seen, y = batch
             if self.edge_dropout:
                 seen = seen._replace(edges=seen.edges.dropout(self.edge_dropout))
@@ -218,7 +220,7 @@ class ScMoGCN(TorchPredictor):
         others = np.setdiff1d(self._in_graph(pair, rows), rows[:, 0])
         if len(others):
 
-            def with_others(at: np.ndarray) -> Seen:
+            def with_others(at: np.ndarray) -> CellGraph:
                 n = min(round(len(others) * len(at) / len(rows)), len(others))
                 return self.seen(pair.source, np.concatenate([at, found.rng.choice(others, n, replace=False)]))
 

@@ -9,34 +9,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scdance.graph import Sparse
-
-from ._facts import FACTS
-
 GROUPS = 4  # of the units of a node, each normalised by itself
 FACTS_DROPOUT = 0.2
 
 
-class Seen(NamedTuple):
+class CellGraph(NamedTuple):
     """Some cells and all features.
 
     Attributes
     ----------
     edges
-        Values, (n_cells, n_vars).
+        Values, (n_cells, n_vars): a tensor, or what has its product as :class:`scdance.graph.Sparse`.
     of_cells, of_features
         Number of edges of each cell and of each feature among these cells, (n, 1).
     facts
-        What is known of the batch of each cell, (n_cells, 9).
+        What is known of the batch of each cell, (n_cells, n_facts); None: nothing.
     z
         Scores of each cell, (n_cells, n_components); None where cells do not start from them.
     """
 
-    edges: Sparse
+    edges: Any
     of_cells: Tensor
     of_features: Tensor
-    facts: Tensor
-    z: Tensor | None
+    facts: Tensor | None = None
+    z: Tensor | None = None
 
 
 class Relation(nn.Module):
@@ -65,7 +61,7 @@ class Layer(nn.Module):
         """New states of cells, (n_cells, hidden), from those that enter and from what they heard."""
         return self.end(self.to_cells(h, heard))  # type: ignore[no-any-return]
 
-    def features(self, h: Tensor, heard: Tensor, links: Sparse | None) -> Tensor:
+    def features(self, h: Tensor, heard: Tensor, links: Any) -> Tensor:
         """New states of features, (n_vars, hidden)."""
         new = self.to_features(h, heard)
         if self.among_features is not None and links is not None:
@@ -74,23 +70,77 @@ class Layer(nn.Module):
         return self.end(new)  # type: ignore[no-any-return]
 
 
-class Net(nn.Module):
-    """The graph convolution.
+class CellFeatureNet(nn.Module):
+    """The graph convolution of cells and features [Wen2022]_.
 
-    `said` holds what features say in each layer, (n_layers, n_vars, hidden).
+    In each layer a node makes a new state of its own and of the mean of what its neighbours say, weighted by the edges.
+    What features say in each layer is kept in the buffer `said`, (n_layers, n_vars, hidden), once :meth:`listen` has
+    found it in the cells that teach; :meth:`recall` answers to any cell from it, by itself.
+
+    Parameters
+    ----------
+    n_vars
+        Number of features.
+    n_scores
+        Number of scores that a cell starts from; 0: all start from one state that is learnt.
+    n_facts
+        Number of facts about its batch by which the start of a cell is shifted; 0: none.
+    n_out
+        Number of values of an answer.
+    hidden
+        Width of the states, a multiple of 4.
+    n_layers
+        Rounds of messages.
+    embedding_layers
+        Layers that make the first states; those beyond the first are dense.
+    residual
+        What a layer after the first takes beside the states of the layer before: those before the first layer
+        ("initial") or of one layer earlier ("previous"), side by side; the former, added ("add"); or nothing ("none").
+    readout
+        Whether the states of a cell enter the answer as a weighted sum ("sum") or side by side ("concat").
+    dropout
+        Part of the units of each state that is dropped in training.
+    alpha
+        Weight of what other features say against what cells say; None: features are not linked among themselves.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> net = nn.CellFeatureNet(n_vars=5, n_out=2, hidden=16)
+    >>> x = torch.ones(3, 5)
+    >>> seen = nn.CellGraph(x, torch.full((3, 1), 5.0), torch.full((5, 1), 3.0))
+    >>> net(seen).shape
+    torch.Size([3, 2])
     """
 
+    groups = GROUPS
+
     def __init__(
-        self, *, n_vars: int, n_scores: int, n_out: int, hidden: int, n_layers: int, embedding_layers: int,
-        residual: str, readout: str, dropout: float, alpha: float | None,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        n_vars: int,
+        n_out: int,
+        hidden: int,
+        n_scores: int = 0,
+        n_facts: int = 0,
+        n_layers: int = 2,
+        embedding_layers: int = 1,
+        residual: str = "initial",
+        readout: str = "sum",
+        dropout: float = 0.0,
+        alpha: float | None = None,
+    ) -> None:
         super().__init__()
         self.layers: Any
         self.said: Tensor
         self.residual = residual
         self.feature = nn.Parameter(torch.randn(n_vars, hidden))
         self.cell = nn.Linear(n_scores, hidden) if n_scores else nn.Parameter(torch.randn(hidden))
-        self.batch = nn.Sequential(nn.Linear(FACTS, hidden), nn.Dropout(FACTS_DROPOUT), nn.LeakyReLU())
+        heard = (
+            nn.Sequential(nn.Linear(n_facts, hidden), nn.Dropout(FACTS_DROPOUT), nn.LeakyReLU()) if n_facts else None
+        )
+        self.batch = heard
         deeper = [(nn.Linear(hidden, hidden), nn.GELU(), nn.GroupNorm(GROUPS, hidden), nn.Dropout(dropout))
                   for _ in range(2 * (embedding_layers - 1))]  # fmt: skip
         self.cells_in = nn.Sequential(*(part for layer in deeper[::2] for part in layer))
@@ -103,7 +153,7 @@ class Net(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.register_buffer("said", torch.zeros(n_layers, n_vars, hidden))
 
-    def forward(self, seen: Seen, links: Sparse | None = None) -> Tensor:
+    def forward(self, seen: CellGraph, links: Any = None) -> Tensor:
         """Answers to some cells in a graph of their own, (n_cells, n_out)."""
         cells, features = [self._first_of_cells(seen)], [self._first_of_features()]
         for i, layer in enumerate(self.layers):
@@ -114,7 +164,7 @@ class Net(nn.Module):
                 features.append(layer.features(f, heard, links))
         return self._answer(cells)
 
-    def recall(self, seen: Seen) -> Tensor:
+    def recall(self, seen: CellGraph) -> Tensor:
         """Answers to some cells, each by itself, from what features were last found to say, (n_cells, n_out)."""
         cells = [self._first_of_cells(seen)]
         for layer, said in zip(self.layers, self.said, strict=True):
@@ -122,7 +172,7 @@ class Net(nn.Module):
         return self._answer(cells)
 
     @torch.no_grad()
-    def listen(self, parts: Callable[[], Iterable[Seen]], links: Sparse | None = None) -> None:
+    def listen(self, parts: Callable[[], Iterable[CellGraph]], links: Any = None) -> None:
         """Find what features say in the graph of the cells that `parts()` yields anew in each layer."""
         self.eval()
         cells, features = [[self._first_of_cells(seen)] for seen in parts()], [self._first_of_features()]
@@ -140,9 +190,10 @@ class Net(nn.Module):
                 del states[1:-2]
             features.append(layer.features(f, total / degrees.clamp(min=1), links))
 
-    def _first_of_cells(self, seen: Seen) -> Tensor:
-        own = self.cell(seen.z) if isinstance(self.cell, nn.Linear) else self.cell.expand(len(seen.facts), -1)
-        return self.cells_in(functional.leaky_relu(own) + self.batch(seen.facts))  # type: ignore[no-any-return]
+    def _first_of_cells(self, seen: CellGraph) -> Tensor:
+        own = self.cell(seen.z) if isinstance(self.cell, nn.Linear) else self.cell.expand(len(seen.of_cells), -1)
+        shift = 0.0 if self.batch is None else self.batch(seen.facts)
+        return self.cells_in(functional.leaky_relu(own) + shift)  # type: ignore[no-any-return]
 
     def _first_of_features(self) -> Tensor:
         return self.features_in(functional.leaky_relu(self.feature))  # type: ignore[no-any-return]
