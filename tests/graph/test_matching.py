@@ -109,3 +109,8 @@ def test_new_cells_get_the_states_that_they_had_among_those_that_taught():
     x = np.random.default_rng(0).normal(size=(40, 6))
     learnt = Propagation.of(x, n_layers=3)
     np.testing.assert_allclose(learnt.cells(x[7:9]), learnt.cells(x)[:, 7:9], atol=1e-5)
+
+
+def test_a_single_layer_passes_no_message():
+    x = np.random.default_rng(0).normal(size=(40, 6)) + 1
+    np.testing.assert_allclose(Propagation.of(x, n_layers=1).cells(x)[0], (x - x.mean()) / x.std(), atol=1e-4)

@@ -39,7 +39,7 @@ class Propagation(NamedTuple):
         >>> graph.Propagation.of(x, n_layers=3).cells(x).shape
         (2, 50, 6)
         """
-        whole_number(n_layers, "n_layers", least=2)
+        whole_number(n_layers, "n_layers", least=1)
         x = np.asarray(x, dtype=np.float32)
         feature, cell = np.eye(x.shape[1], dtype=np.float32), np.zeros_like(x)
         features, scaling = [], []
@@ -55,14 +55,15 @@ class Propagation(NamedTuple):
     def cells(self, x: np.ndarray) -> np.ndarray:
         """States of cells after each layer but the first, (n_layers − 1, n_obs, n_features) float32.
 
-        The first is left out: it is the weights themselves, standardised. `x` are the weights of any cells.
+        The first is left out where there are more: it is the weights themselves, standardised. `x` are the weights of
+        any cells.
         """
         x = np.asarray(x, dtype=np.float32)
         cell, out = np.zeros_like(x), []
         for feature, told in zip(self.features, self.scaling, strict=True):
             cell, _ = _step(x, cell, feature, told)
             out.append(cell)
-        return np.stack(out[1:])
+        return np.stack(out[1:] or out)
 
 
 def _step(

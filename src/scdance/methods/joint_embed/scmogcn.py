@@ -48,7 +48,7 @@ class ScMoGCN(Slots):
     Parameters
     ----------
     n_layers
-        Layers of messages, at least 2, of which the first is not used.
+        Layers of messages, of which the first is not used; 1: none, the scores enter as they are, standardised.
     """
 
     n_layers: int = 3
@@ -58,7 +58,7 @@ class ScMoGCN(Slots):
 
     def check(self) -> None:
         super().check()
-        whole_number(self.n_layers, "n_layers", least=2)
+        whole_number(self.n_layers, "n_layers", least=1)
 
     def prepare(self, pair: Pair, rows: np.ndarray) -> None:
         super().prepare(pair, rows)
@@ -73,7 +73,7 @@ class ScMoGCN(Slots):
         return lambda rows: seen[rows]
 
     def inputs(self) -> dict[str, nn.Module]:
-        return {role: LayerMean(self.n_layers - 1) for role in self.loadings_}
+        return {role: LayerMean(max(self.n_layers - 1, 1)) for role in self.loadings_}
 
     def body(self, n_in: int, n_out: int) -> tuple[nn.Module, nn.Module]:
         sizes = [n_in, *self.hidden]

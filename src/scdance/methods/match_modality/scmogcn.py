@@ -62,7 +62,7 @@ class ScMoGCN(Contrastive):
     Parameters
     ----------
     n_layers
-        Layers of messages, at least 2, of which the first is not used.
+        Layers of messages, of which the first is not used; 1: none, the scores enter as they are, standardised.
     auxiliary
         Weight of the losses that restore both modalities; 0: none.
     """
@@ -91,7 +91,7 @@ class ScMoGCN(Contrastive):
 
     def check(self) -> None:
         super().check()
-        whole_number(self.n_layers, "n_layers", least=2)
+        whole_number(self.n_layers, "n_layers", least=1)
 
     def learn_inputs(self, pair: Pair, rows: np.ndarray) -> None:
         self.features_, self.scaling_ = {}, {}
@@ -122,7 +122,7 @@ class _Nets(Nets):
 
     def __init__(self, model: ScMoGCN, widths: dict[str, int]) -> None:
         super().__init__(model, widths)
-        self.means = nn.ModuleDict({role: LayerMean(model.n_layers - 1) for role in widths})
+        self.means = nn.ModuleDict({role: LayerMean(max(model.n_layers - 1, 1)) for role in widths})
         self.decoders = nn.ModuleDict(
             {
                 role: nn.Sequential(
