@@ -157,6 +157,15 @@ def test_a_semi_supervised_method_is_given_some_labels_and_scored_on_the_other_c
         assert row[name] == pytest.approx(metrics.get(name).function(truth[~known], z[~known])), name
 
 
+def test_a_semi_supervised_method_may_be_given_no_label_and_is_scored_on_all_cells(given: list[Any]):
+    row = solve_cell(job("taught", knobs={"labelled": 0}))
+    ((data, reading),) = given
+    assert reading["labels_key"] is None and Plain.seen[0].source.labels is None
+    assert data.obs["truth"].notna().all()
+    truth = datasets.load("cite_demo").obs["cell_type"]
+    assert row["asw"] == pytest.approx(metrics.asw(truth, data.obsm["X_result"]))
+
+
 def test_labels_that_are_given_are_not_scored():
     problem = datasets.problem("joint_embed", "cite_demo").partly_labelled(0.3, 1)
     truth = datasets.load("cite_demo").obs["cell_type"]

@@ -101,7 +101,8 @@ def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
         _import(job)
     problem = datasets.problem(task.name, job["dataset"], random_state=job["seed"])
     if not control and registry.kind_of(registry.get(task.name, job["method"])) == "semi-supervised":
-        problem = problem.partly_labelled(LABELLED, job["seed"])
+        labelled = job["knobs"].pop("labelled", LABELLED)
+        problem = problem.partly_labelled(labelled, job["seed"]) if labelled else problem
     row: dict[str, Any] = {}
     in_space = {name: problem.arguments[name] for name in ("library_key",) if name in problem.arguments}
     placed = any("coords" in metric.needs for metric in wanted)
