@@ -86,7 +86,9 @@ class Slots(CellCycle):
     reconstruct: float = 0.7
     classify: float = 0.2
     unbatch: float = 0.05
-    training: Train = Train(epochs=100, lr=1e-3, batch_size=256, patience=10, weight_decay=1e-2, optimizer="adamw")
+    training: Train = Train(
+        epochs=None, steps=3000, lr=1e-3, batch_size=128, patience=30, weight_decay=1e-2, optimizer="adamw"
+    )
 
     uses = ("batch", "labels")
 
@@ -144,7 +146,7 @@ class Slots(CellCycle):
             seen = net.seen(x, y)
             z = net.encoder(seen)
             loss = self.reconstruct * functional.mse_loss(net.decoder(z), seen)
-            if told.labels is not None:
+            if told.labels is not None and net.training:  # few held-out cells have one, and they would end it too soon
                 loss = loss + self.classify * of_known(z[:, slots["types"]], told.labels)
             if told.batch is not None:
                 loss = loss + self.unbatch * self.off_batch(z[:, slots["batches"]])

@@ -18,7 +18,7 @@ from ._slots import Slots
 RESTORE = 150  # width of the hidden layer that restores both modalities
 OF_NORM = 0.01  # of the weight of the batches, as published
 
-PAPER = {"n_source": 256, "n_target": 512, "n_free": 5, "lr": 1e-4, "batch_size": 512, "epochs": 60}
+PAPER = {"n_source": 256, "n_target": 512, "n_free": 5, "lr": 1e-4, "batch_size": 512, "epochs": 60, "patience": 10}
 
 
 class ScMoGCN(Slots):

@@ -16,7 +16,15 @@ from ._joint import ROLES, Told
 from ._slots import CellCycle, of_known
 
 GROUPS = CellFeatureNet.groups
-PUBLISHED = {"hidden": 56, "dropout": 0.4, "lr": 1e-2, "batch_size": 5000, "epochs": 1000, "patience": 20}
+PUBLISHED = {
+    "classify": 1.0,
+    "hidden": 56,
+    "dropout": 0.4,
+    "lr": 1e-2,
+    "batch_size": 5000,
+    "epochs": 1000,
+    "patience": 20,
+}
 
 
 class ScMoGCNV2(CellCycle):
@@ -67,9 +75,11 @@ class ScMoGCNV2(CellCycle):
     n_biology: int = 20
     n_free: int = 9
     restore: int = 150
-    classify: float = 1.0
+    classify: float = 0.2
     cycle: float = 1.0
-    training: Train = Train(epochs=100, lr=3e-3, batch_size=256, weight_decay=1e-3, patience=10, optimizer="adamw")
+    training: Train = Train(
+        epochs=None, steps=3000, lr=3e-3, batch_size=128, patience=30, weight_decay=1e-3, optimizer="adamw"
+    )
 
     cite = "Wen2022"
     uses = ("batch", "labels")
@@ -104,7 +114,7 @@ class ScMoGCNV2(CellCycle):
             z = net.graph(seen)
             off = (net.decoder(z, told.batch) - seen.edges).square()
             loss = 0.5 * off[:, :n].mean() + 0.5 * off[:, n:].mean()
-            if net.types is not None and told.labels is not None:
+            if net.types is not None and told.labels is not None and net.training:  # as in the others
                 loss = loss + self.classify * of_known(net.types(z[:, : self.n_biology]), told.labels)
             if net.phases is not None and told.cycle is not None:
                 loss = loss + self.cycle * functional.mse_loss(net.phases(z[:, : self.n_biology]), told.cycle)
