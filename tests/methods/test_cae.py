@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import count
 from types import SimpleNamespace
 
+import anndata as ad
 import mudata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -144,19 +146,20 @@ def test_the_error_of_a_modality_is_in_units_of_what_its_components_explain(mdat
     assert plain.units_ == {"source": pair.source.n_vars, "target": pair.target.n_vars}
 
 
-def test_a_few_proteins_do_not_silence_the_genes(mdata):
-    """Only the genes tell the types; the proteins, on or off together, vary more in every feature."""
-    rng = np.random.default_rng(0)
+def test_a_few_proteins_do_not_silence_the_genes():
+    """Only the genes tell the types; six proteins, each on or off by chance, have more variance in a feature."""
+    rna, rng = sd.datasets.toy_clusters(300, 600, n_de=60, lfc=1.6, random_state=1), np.random.default_rng(0)
+    counts = rng.poisson(np.where(rng.random((300, 6)) < 0.5, 100, 5)).astype(np.float32)
+    prot = ad.AnnData(counts, obs=rna.obs[[]], var=pd.DataFrame(index=[f"protein_{i}" for i in range(6)]))
     with mudata.set_options(pull_on_update=False):
-        other = mdata.copy()
-    means = np.where(rng.random((200, 1)) < 0.5, 60, 10) * np.repeat([[1, 0.3]], 10, axis=1).reshape(1, 20)
-    other["prot"].X = rng.poisson(means).astype(np.float32)
+        both = mudata.MuData({"rna": rna, "prot": prot})
     scores = []
     for balance in (True, False):
-        sd.tl.joint_embed(other, "cae", **QUICK, balance=balance, progress=False)
-        found = sd.metrics.score(other, "joint_embed", key="cae", truth="cell_type", metrics=["asw"])
+        sd.tl.joint_embed(both, "cae", **QUICK, balance=balance, progress=False)
+        both.obs["cell_type"] = rna.obs["cell_type"]
+        found = sd.metrics.score(both, "joint_embed", key="cae", truth="cell_type", metrics=["asw"])
         scores.append(found["asw"].item())
-    assert scores[0] > scores[1] + 0.02
+    assert scores[0] > scores[1] + 0.04
 
 
 def test_the_paper_has_its_numbers():
