@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import anndata as ad
@@ -31,10 +32,17 @@ Trials = Callable[[str, str], Trial]
 def cases(methods: list[tuple[str, str]], checks: list[str] | None = None) -> list[Any]:
     """One case per method (and check); xdist keeps those of a method on one worker, where they share fits."""
     return [
-        pytest.param(task, name, *([] if check is None else [check]), marks=pytest.mark.xdist_group(f"{task}-{name}"))
+        pytest.param(task, name, *([] if check is None else [check]), marks=marks(task, name))
         for task, name in methods
         for check in (checks or [None])
     ]
+
+
+def marks(task: str, name: str) -> list[Any]:
+    """The group of a method and, where an optional package of it is not installed, the reason to skip it."""
+    absent = [(package, extra) for package, extra in registry.get(task, name).extras if find_spec(package) is None]
+    skips = [pytest.mark.skip(reason=f"needs {package}: pip install 'scdance[{extra}]'") for package, extra in absent]
+    return [pytest.mark.xdist_group(f"{task}-{name}"), *skips]
 
 
 def small(golden: dict[str, Any], task: str, name: str) -> dict[str, Any]:

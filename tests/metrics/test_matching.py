@@ -67,3 +67,9 @@ def test_chance_scores_one_over_the_candidates():
     z = np.random.default_rng(1).normal(size=(2 * n, 10))
     assert foscttm(np.r_[np.arange(n, 2 * n), np.full(n, -1)], z) == pytest.approx(0.5, abs=0.05)
     assert sd.metrics.get("foscttm").higher_is_better is False
+
+
+def test_ranks_count_the_partners_that_are_likelier_than_the_true_one():
+    matching = np.array([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4], [0.0, 1.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    ranks = sd.metrics.partner_ranks([1, 0, 2, -1], matching)
+    np.testing.assert_array_equal(ranks, [2, 4, np.inf])

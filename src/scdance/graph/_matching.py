@@ -77,7 +77,7 @@ def match(a: np.ndarray, b: np.ndarray, *, scale: float = 10.0, n_kept: int = 50
     for many in (1, 2, 4, LARGEST):
         likely, proba, mutual = _most_likely(a, b, scale, many * n_kept)
         partner = _one_to_one(likely)
-        if (partner >= 0).sum() == wanted:
+        if (partner >= 0).sum() == wanted or many * n_kept >= max(len(a), len(b)):
             break
     return Matching(proba, partner, mutual)
 

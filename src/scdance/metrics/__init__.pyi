@@ -34,6 +34,7 @@ from ._matching import foscttm as foscttm
 from ._matching import match_accuracy as match_accuracy
 from ._matching import match_probability as match_probability
 from ._matching import match_top5 as match_top5
+from ._matching import partner_ranks as partner_ranks
 from ._metric import Metric as Metric
 from ._metric import get as get
 from ._metric import metric as metric

@@ -71,9 +71,8 @@ def match_top5(partner: Any, matching: Any) -> float:
     >>> sd.metrics.match_top5([1, 0], [[0.2, 0.8], [1.0, 0.0]])
     1.0
     """
-    rows, columns, links = _known(partner, matching)
-    own = _at(links, columns)
-    return _mean((own > 0) & (_above(links, own) < 5)) if len(rows) else float("nan")
+    ranks = partner_ranks(partner, matching)
+    return _mean(ranks <= 5) if len(ranks) else float("nan")
 
 
 @metric(higher_is_better=True, range=(0.0, 1.0))
@@ -149,6 +148,38 @@ def foscttm(partner: Any, embedding: Any) -> float:
     return closer / (2 * len(rows) * (len(rows) - 1))
 
 
+def partner_ranks(partner: Any, matching: Any) -> np.ndarray:
+    """How far down the likeliest partners of each cell the true one stands.
+
+    Parameters
+    ----------
+    partner
+        As in :func:`match_probability`.
+    matching
+        As in :func:`match_probability`.
+
+    Returns
+    -------
+    1 for the likeliest, infinity where the true one has no probability, (n,) float64, of cells whose partner is known.
+
+    Raises
+    ------
+    InputError
+        If the shapes do not agree.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> sd.metrics.partner_ranks([1, 0], [[0.2, 0.8], [1.0, 0.0]]).tolist()
+    [1.0, 1.0]
+    """
+    rows, columns, links = _known(partner, matching)
+    own = _at(links, columns)
+    row = np.repeat(np.arange(len(rows)), np.diff(links.indptr))
+    above = np.bincount(row, weights=links.data > own[row], minlength=len(rows))
+    return np.where(own > 0, above + 1, np.inf)
+
+
 def _known(partner: Any, matching: Any) -> tuple[np.ndarray, np.ndarray, sp.csr_matrix]:
     """Rows whose partner is known, that partner, and their links."""
     partner, links = np.asarray(partner), sp.csr_matrix(matching, dtype=np.float64)
@@ -161,12 +192,6 @@ def _known(partner: Any, matching: Any) -> tuple[np.ndarray, np.ndarray, sp.csr_
 
 def _at(links: sp.csr_matrix, columns: np.ndarray) -> np.ndarray:
     return np.asarray(links[np.arange(links.shape[0]), columns]).ravel() if len(columns) else np.zeros(0)
-
-
-def _above(links: sp.csr_matrix, own: np.ndarray) -> np.ndarray:
-    """Number of entries of each row above a number of its own."""
-    row = np.repeat(np.arange(links.shape[0]), np.diff(links.indptr))
-    return np.bincount(row, weights=links.data > own[row], minlength=links.shape[0])
 
 
 def _mean(values: np.ndarray) -> float:

@@ -3,10 +3,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.sparse import bmat, csr_matrix
+from scipy.sparse.csgraph import connected_components
 
 from scdance._checks import InputError, MissingKeyError, column, listed
 from scdance._core.task import MATCH_MODALITY
 from scdance._core.write import record_of, slots_of
+from scdance.metrics import partner_ranks
 
 from ._shared import GREY, single
 
@@ -64,18 +67,25 @@ def matching(mdata: MuData, key: str, truth: str | None = None, *, ax: Axes | No
     if not len(rows):
         msg = f"Column {truth!r} names no cell of the object, so there is nothing to compare with."
         raise InputError(msg)
-    links = mdata.obsp[names["matching"]].tocsr()[rows]
-    own = np.asarray(links[np.arange(len(rows)), columns[rows]]).ravel()
-    row = np.repeat(np.arange(len(rows)), np.diff(links.indptr))
-    above = np.bincount(row, weights=links.data > own[row], minlength=len(rows))
+    links = mdata.obsp[names["matching"]].tocsr()
+    partner = np.full(links.shape[0], -1)
+    partner[rows] = columns[rows]
     ranks = np.arange(1, RANKS + 1)
-    found = [np.mean((own > 0) & (above < rank)) for rank in ranks]
-    n_offered = len(np.unique(links.indices))
-    ax.plot(ranks, np.minimum(ranks / max(n_offered, 1), 1), color=GREY, linestyle=":", label="chance")
-    ax.plot(ranks, found, color="tab:blue", label=key)
+    chance = np.minimum(ranks / _offered(links[rows])[:, None], 1).mean(axis=0)
+    found = partner_ranks(partner, links)
+    ax.plot(ranks, chance, color=GREY, linestyle=":", label="chance")
+    ax.plot(ranks, [np.mean(found <= rank) for rank in ranks], color="tab:blue", label=key)
     ax.set(xlabel="likeliest partners", ylabel="share that has the true one", ylim=(0, None), title=key)
     ax.legend(frameon=False)
     return ax
+
+
+def _offered(links: csr_matrix) -> np.ndarray:
+    """Number of cells among which each row was matched: those of its batch, which links do not leave, (n_rows,)."""
+    n = links.shape[0]
+    used = np.unique(links.indices)
+    _, group = connected_components(bmat([[None, links[:, used]], [links[:, used].T, None]]), directed=False)
+    return np.maximum(np.bincount(group[n:], minlength=group.max() + 1)[group[:n]], 1)  # type: ignore[no-any-return]
 
 
 def _sureness(mdata: MuData, names: dict[str, str], key: str, ax: Axes) -> Axes:

@@ -48,8 +48,8 @@ class DCCA(CountJoint):
 
     When not
     --------
-    Two modalities that tell different things: the second is drawn away from what it alone knows; ``"scmvae"`` lets the
-    surer one speak. Many cells of one modality only: they are placed by a linear regression.
+    Two modalities that tell different things, as 100 proteins do: the second is drawn away from what it alone knows;
+    ``"scmvae"`` lets the surer one speak. Many cells of one modality only: they are placed by a linear regression.
 
     Differs from the paper
     ----------------------

@@ -56,7 +56,7 @@ class ScMVAE(CountJoint):
 
     When not
     --------
-    Values without counts, or a first look: ``"svd_concat"`` takes seconds. Batches that differ but are not named
+    A few hundred cells of many types, or a first look: ``"svd_concat"`` takes seconds. Values without counts. Batches that differ but are not named
     (`batch_key=`): nothing takes them out.
 
     Differs from the paper
@@ -66,11 +66,11 @@ class ScMVAE(CountJoint):
     counted four times. Some cells are placed by one modality in training, so that each expert knows its way alone. The
     mixture starts at the places that a first stage with a single normal distribution has found, not at those of an
     untrained net. The responsibilities of its components are those that make the bound tightest, not those of one draw.
-    The decoder is told the batch, if one is given. ``preset="paper"`` takes back all but the last two, and without
-    proteins no other thing differs in kind, but: the prior of a library is that of its own modality, the standard
-    deviation of a posterior is the root of its variance, cells that were held out and not those that are asked for
-    choose the weights, and the learning rate stays, where it fell to a tenth. ``preset="dance"`` warms up over 10 of
-    its 25 epochs; as published, the prior would reach an eighth of its weight.
+    The decoder is told the batch, if one is given. ``preset="paper"`` takes back all but the last two. Under it, too,
+    the library of each modality has a prior of its own, the standard deviation of a posterior is the root of its
+    variance, cells that were held out, not those that are asked for, choose the weights, and the learning rate stays,
+    where it fell to a tenth. ``preset="dance"`` warms up over 10 of its 25 epochs; as published, the prior would reach
+    an eighth of its weight.
 
     Parameters
     ----------

@@ -113,7 +113,8 @@ class Contrastive(Matcher, TorchMethod):
         self.learn_inputs(pair, rows)
         self.net_ = net = self.net().to(self.target)
         seen = {role: self._seen(cells, role, rows[:, side]) for role, cells, _, side in sides}
-        judged = {role: self._seen(cells, role, valid[:JUDGES, side]) for role, cells, _, side in sides}
+        some = self.some(valid, JUDGES)
+        judged = {role: self._seen(cells, role, some[:, side]) for role, cells, _, side in sides}
 
         def step(batch: tuple[Tensor, Tensor]) -> Tensor:
             given = dict(zip(("source", "target"), batch, strict=True))

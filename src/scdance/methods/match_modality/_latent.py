@@ -41,8 +41,8 @@ class Latent(Matcher, TorchMethod):
 
     def unlikely(self, pair: Pair, valid: np.ndarray) -> float:
         """How unlikely the true partners of held-out pairs are: what ends the training."""
-        sides = []
-        for role, cells, at in zip(("source", "target"), (pair.source, target_of(pair)), valid[:JUDGES].T, strict=True):
+        sides, some = [], self.some(valid, JUDGES)
+        for role, cells, at in zip(("source", "target"), (pair.source, target_of(pair)), some.T, strict=True):
             z = self._latent(cells, role, at)
             sides.append((z - z.mean(axis=0)) / np.maximum(z.std(axis=0), 1e-6))
         return -likelihood_of_pairs(*sides, [SCALE])[0]

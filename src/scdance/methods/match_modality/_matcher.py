@@ -148,9 +148,13 @@ class Matcher(Method):
             groups.append((rows, columns if len(columns) else offered))
         return groups
 
+    def some(self, rows: np.ndarray, n: int) -> np.ndarray:
+        """At most `n` of the pairs at `rows`, drawn, in order: more would be compared each with each."""
+        return rows[np.sort(self.rng("scale").permutation(len(rows))[:n])]
+
     def _scale(self, pair: Pair, rows: np.ndarray) -> float:
         """What cosines are to be multiplied by, so that held-out pairs are as likely as can be, from either side."""
-        rows = rows[np.sort(self.rng("scale").permutation(len(rows))[:CALIBRATING])]
+        rows = self.some(rows, CALIBRATING)
         sides = [
             self.places(cells.part(at), role)
             for cells, at, role in zip((pair.source, target_of(pair)), rows.T, ("source", "target"), strict=True)
