@@ -56,8 +56,8 @@ class ScMVAE(CountJoint):
 
     When not
     --------
-    A few hundred cells of many types, or a first look: ``"svd_concat"`` takes seconds. Values without counts. Batches that differ but are not named
-    (`batch_key=`): nothing takes them out.
+    A few hundred cells of many types, or a first look: ``"svd_concat"`` takes seconds. Values without counts. Batches
+    that differ but are not named (`batch_key=`): nothing takes them out.
 
     Differs from the paper
     ----------------------
