@@ -24,6 +24,7 @@ from scdance.train import TorchMethod
 
 METHODS = [(task, name) for task in TASKS for name in registry.names(task)]
 NETS = [(task, name) for task, name in METHODS if issubclass(registry.get(task, name), TorchMethod)]
+ROUTE_SECONDS = 900  # of a test of an adapter: other packages compile, which tracing of the memory makes slower
 N_CLUSTERS = 4  # of the toy data whose score has a floor
 
 Trials = Callable[[str, str], Trial]
@@ -39,10 +40,12 @@ def cases(methods: list[tuple[str, str]], checks: list[str] | None = None) -> li
 
 
 def marks(task: str, name: str) -> list[Any]:
-    """The group of a method and, where an optional package of it is not installed, the reason to skip it."""
-    absent = [(package, extra) for package, extra in registry.get(task, name).extras if find_spec(package) is None]
+    """The group of a method; the reason to skip it where it lacks a package; time for one that compiles first."""
+    cls = registry.get(task, name)
+    absent = [(package, extra) for package, extra in cls.extras if find_spec(package) is None]
     skips = [pytest.mark.skip(reason=f"needs {package}: pip install 'scdance[{extra}]'") for package, extra in absent]
-    return [pytest.mark.xdist_group(f"{task}-{name}"), *skips]
+    time = [pytest.mark.timeout(ROUTE_SECONDS)] if cls.route else []
+    return [pytest.mark.xdist_group(f"{task}-{name}"), *skips, *time]
 
 
 def small(golden: dict[str, Any], task: str, name: str) -> dict[str, Any]:

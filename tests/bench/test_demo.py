@@ -181,3 +181,9 @@ def test_of_many_methods_the_best_that_were_measured_stand_beside_the_floors(mon
     monkeypatch.setattr(_demo, "MOST_METHODS", 1)
     shown = _demo._shown(TASKS["cluster"])
     assert {"kmeans", "leiden", "gmm", "graphsc"} == set(shown)  # neither the second best nor what wants labels
+
+
+def test_adapters_of_other_packages_are_no_part_of_the_demo():
+    routes = {name for name in registry.names("joint_embed") if registry.get("joint_embed", name).route}
+    assert routes
+    assert not routes & set(_demo._shown(TASKS["joint_embed"]))

@@ -138,7 +138,8 @@ def _shown(task: Task) -> list[str]:
 
     kinds = {name: registry.kind_of(registry.get(task.name, name)) for name in registry.names(task.name)}
     measured = [name for name in registry.measured_methods(task.name) if kinds.get(name) == "method"]  # best first
-    left_out = set(measured[MOST_METHODS:]) | {name for name, kind in kinds.items() if kind == "semi-supervised"}
+    no_part = ("semi-supervised", "route")  # some want labels, others are another package's
+    left_out = set(measured[MOST_METHODS:]) | {name for name, kind in kinds.items() if kind in no_part}
     left_out |= {name for name, kind in kinds.items() if kind == "method" and name not in measured and measured}
     return [name for name in kinds if name not in left_out]
 

@@ -56,7 +56,8 @@ class TotalVI(OfScvi):
         (rna, of_rna), (prot, of_prot) = (by_kind(pair)[kind] for kind in ("rna", "prot"))
         at = np.flatnonzero(of_rna >= 0)
         # the model takes proteins that are 0 throughout a batch as not measured
-        batch = pd.Series(batch_of(pair)[at]).astype(str) + np.where(of_prot[at] >= 0, "", " without proteins")
+        lacks = np.where(of_prot[at] >= 0, "", " without proteins")
+        batch = np.char.add(batch_of(pair)[at].astype(str), lacks)
         obs = pd.DataFrame({"batch": pd.Categorical(batch)}, index=at.astype(str))
         adata = anndata.AnnData(counts_of(rna, of_rna[at]), obs=obs)
         proteins = counts_of(prot, of_prot[at])

@@ -8,7 +8,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from scdance._checks import package, whole_number
 from scdance._core.cells import Pair
-from scdance.graph import knn
+from scdance.graph import knn, normalize
 from scdance.train import target_of
 
 from ._route import Route
@@ -17,13 +17,13 @@ CANDIDATES, BANDWIDTH = 200, 20  # neighbours of a cell in each modality: to cho
 
 
 class WNN(Route):
-    """Join the neighbours of both modalities, weighted anew in each cell, by muon's implementation [Hao2021]_.
+    """Join the neighbours of both modalities, weighted anew in each cell [Hao2021]_, by muon [Bredikhin2022]_.
 
     How well the neighbours of a cell in one modality foretell the cell in that and in the other says how much each
     modality counts for it. With these weights one graph of neighbours is made. That graph is the result of the method,
     and not a space; the space here is that of its diffusion: the leading eigenvectors of the random walk on the graph,
-    each by its eigenvalue, brought to length 1 in each cell as for spectral clustering [Ng2001]_. Groups of the graph
-    are directions of that space.
+    weighted by what the walks of all lengths leave of them, as for pseudotime [Haghverdi2016]_. Cells are close in it
+    where many walks lead from one to the other.
 
     When to use
     -----------
@@ -31,8 +31,8 @@ class WNN(Route):
 
     When not
     --------
-    For new cells, or distances within a type: directions of a walk say which cells are joined, and little of how far
-    apart they are. Batches that differ.
+    New cells, or distances within a type: walks say which cells are joined, and little of how far apart they are.
+    Batches that differ.
 
     Differs from the paper
     ----------------------
@@ -95,14 +95,16 @@ class WNN(Route):
 def walk_space(a: csr_matrix, k: int, rng: np.random.Generator) -> np.ndarray:
     """Where the nodes of a graph of weights `a`, (n, n), symmetric, lie in its `k` slowest random motions.
 
-    The eigenvectors of D⁻¹ A with the largest eigenvalues, each times that, without the constant one; rows of length 1.
+    The right eigenvectors of D⁻¹ A with the largest eigenvalues λ, without the constant one, each times Σ λᵗ over the
+    steps t from 1 to n. That sum is λ / (1 − λ) of the diffusion pseudotime, but for a graph in pieces, where λ is 1.
     """
-    root = np.sqrt(np.asarray(a.sum(axis=1), dtype=np.float64).ravel())
-    root[root == 0] = 1
-    s, steady = a.astype(np.float64).multiply(1 / root[:, None]).multiply(1 / root).tocsr(), root / np.linalg.norm(root)
+    n, degree = a.shape[0], np.asarray(a.sum(axis=1), dtype=np.float64).ravel()
+    s, root = normalize(a).astype(np.float64), np.sqrt(np.where(degree > 0, degree, 1))
+    steady = root / np.linalg.norm(root)
     # the steady state, which tells nothing, is taken out, and not the first vector: a graph in pieces has several
     walk = LinearOperator(a.shape, matvec=lambda x: s @ x - steady * (steady @ x), dtype=np.float64)
-    values, vectors = eigsh(walk, k=k, which="LA", v0=rng.standard_normal(len(root)))
-    z = (vectors * np.maximum(values, 0) / root[:, None])[:, ::-1]
-    z *= np.sign(z[np.abs(z).argmax(axis=0), np.arange(k)])
-    return (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    values, vectors = eigsh(walk, k=k, which="LA", v0=rng.standard_normal(n))
+    values, vectors = np.clip(values[::-1], 0, 1), vectors[:, ::-1]
+    left = np.where(values > 1 - 1 / n**2, n, values * (1 - values**n) / np.maximum(1 - values, 1 / n**2))
+    z = vectors / steady[:, None] * left
+    return (z * np.sign(z[np.abs(z).argmax(axis=0), np.arange(k)])).astype(np.float32)
