@@ -396,6 +396,14 @@ def test_a_package_that_ends_the_process_is_an_error():
         sys.exit()
 
 
+def test_a_process_that_is_told_to_end_ends():
+    class Terminated(SystemExit):
+        pass
+
+    with pytest.raises(Terminated), contained("it"):
+        raise Terminated
+
+
 def test_too_few_cells_in_both_are_refused(of_scvi):
     mdata = sd.datasets.toy_pairs(n_obs=30, unpaired=0.8)
     with pytest.raises(ValueError, match="Only 6 cells are in both modalities, but totalvi needs at least 10"):

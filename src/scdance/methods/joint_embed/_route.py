@@ -117,6 +117,8 @@ def contained(name: str, *, loud: bool = False) -> Iterator[None]:
         with warnings.catch_warnings(action="ignore"), redirect_stdout(sys.stderr if loud else StringIO()):
             yield
     except SystemExit as error:
+        if type(error) is not SystemExit:  # a signal told the process to end
+            raise
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         msg = f"The package behind {name!r} gave up without a reason; look for features or cells that are all alike."
