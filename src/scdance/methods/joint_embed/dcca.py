@@ -35,7 +35,7 @@ PAPER = {
 
 
 class DCCA(CountJoint):
-    """Learn a latent space of each modality, and draw that of the second to that of the first [Zuo2021b]_.
+    """Learn a latent space of each modality, and draw that of the second to that of the first [ZuoDai2021]_.
 
     Each modality has a variational autoencoder of its own: genes and proteins are negative binomial around shares of
     the counts of a cell, peaks are open or not. That of RNA learns first, alone; then that of the other modality,
@@ -91,7 +91,7 @@ class DCCA(CountJoint):
     training: Train = Train(epochs=None, steps=1500, lr=4e-3, batch_size=128, patience=10)
     following: Train = Train(epochs=None, steps=1000, lr=4e-3, batch_size=128, patience=10)
 
-    cite = "Zuo2021b"
+    cite = "ZuoDai2021"
     presets = {
         "paper": PAPER,
         "dance": PAPER | {"n_latent": 50, "output": "concat", "epochs": 10, "follow_epochs": 10},

@@ -41,7 +41,7 @@ PAPER = {
 
 
 class ScMVAE(CountJoint):
-    """Place cells where what both modalities say of them agrees, under a mixture of normal distributions [Zuo2021a]_.
+    """Place cells where what both modalities say of them agrees, under a mixture of normal distributions [Zuo2021]_.
 
     A variational autoencoder of the counts of both modalities. The encoder of each says where a cell lies, and how
     surely; the posterior is the product of what they say with a standard normal distribution, so that the surer one
@@ -99,7 +99,7 @@ class ScMVAE(CountJoint):
     pretraining: Train = Train(epochs=None, steps=1000, lr=4e-3, batch_size=128, patience=10)
     training: Train = Train(epochs=None, steps=1500, lr=2e-3, batch_size=128, patience=10)
 
-    cite = "Zuo2021a"
+    cite = "Zuo2021"
     presets = {
         "paper": PAPER,
         "dance": PAPER | {"n_top_genes": 3000, "n_top_peaks": 10_000, "warm_up": 10, "epochs": 25},
