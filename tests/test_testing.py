@@ -373,6 +373,11 @@ class AnnotatedFact(Sound):
 
 
 @breaks("states_known_facts")
+class BareKnob(Sound):
+    share = 0.7
+
+
+@breaks("states_known_facts")
 class ExemptFromNothing(Sound):
     exempt = {"is_beautiful": "It is not."}
 

@@ -134,6 +134,23 @@ def whole_number(value: Any, what: str, *, least: int = 0) -> int:
     return int(value)
 
 
+def enough_pairs(n: int, who: str, *, least: int = 10) -> None:
+    """Refuse fewer cells in both modalities than a method can learn from."""
+    if n < least:
+        msg = (
+            f"Only {n} cells are in both modalities, but {who} learns from those: at least {least} are needed. A cell "
+            "needs the same name in both."
+        )
+        raise InputError(msg)
+
+
+def share_held_out(value: float) -> None:
+    """Refuse a part of the cells to hold out that is not above 0, or more than a half."""
+    if not 0 < value <= 0.5:
+        msg = f"valid_share={value!r}, but it must be above 0 and at most 0.5."
+        raise InputError(msg)
+
+
 def n_clusters(value: int | None, n_obs: int) -> None:
     """Refuse a number of clusters below 2 or above half of the cells."""
     if value is not None and not 2 <= value <= max(n_obs // 2, 2):

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import scdance as sd
+from scdance import nn
 from scdance._core.read import read_roles
 from scdance._core.run import make, solve
 from scdance._core.task import JOINT_EMBED
 from scdance._settings import unpulled
 from scdance.graph import Propagation
-from scdance.methods.joint_embed._slots import of_known
 from scdance.methods.joint_embed.jae import JAE, Residual
 
 FAST = {"n_source": 20, "epochs": 15, "batch_size": 50}
@@ -71,8 +71,8 @@ def test_cells_without_a_label_find_the_slot_of_their_type(mdata, name):
 def test_the_loss_of_types_leaves_cells_without_a_label_out():
     logits = torch.tensor([[2.0, 0.0], [0.0, 5.0], [1.0, 1.0]])
     expected = -torch.log_softmax(logits[[0, 2]], dim=1)[torch.arange(2), torch.tensor([0, 1])].mean()
-    torch.testing.assert_close(of_known(logits, torch.tensor([0, -1, 1])), expected)
-    assert of_known(logits, torch.tensor([-1, -1, -1])) == 0
+    torch.testing.assert_close(nn.known_cross_entropy(logits, torch.tensor([0, -1, 1])), expected)
+    assert nn.known_cross_entropy(logits, torch.tensor([-1, -1, -1])) == 0
 
 
 def test_the_batch_slots_of_jae_cost_nothing_where_they_say_nothing():

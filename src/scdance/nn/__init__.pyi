@@ -15,5 +15,6 @@ from ._dec import log_soft_assignment as log_soft_assignment
 from ._dec import target_distribution as target_distribution
 from ._dense import Dense as Dense
 from ._dense import LayerMean as LayerMean
+from ._labels import known_cross_entropy as known_cross_entropy
 from ._messages import CellFeatureNet as CellFeatureNet
 from ._messages import CellGraph as CellGraph

@@ -150,7 +150,7 @@ def constructs(trial: Trial) -> Iterator[str]:
 
 @check
 def states_known_facts(trial: Trial) -> Iterator[str]:
-    """`needs`, `uses`, `keeps`, `extras` and `exempt` name things that exist, and no fact became a knob."""
+    """`needs`, `uses`, `keeps`, `extras` and `exempt` name what exists, no fact became a knob and no knob a fact."""
     cls = trial.cls
     known = _known(trial.task)
     if strange := [word for word in (*cls.needs, *cls.uses) if word not in known]:
@@ -165,3 +165,8 @@ def states_known_facts(trial: Trial) -> Iterator[str]:
     facts = {name for name in vars(Method) if name[0] != "_"} - {*RUN_KNOBS}
     if strange := [name for name in knobs(cls) if name in facts]:
         yield f"{', '.join(strange)} became a knob because it is annotated; write it bare"
+    for base in cls.__mro__:
+        said = {*vars(base).get("__annotations__", {}), *vars(Method)}
+        above = {knob for other in base.__mro__[1:] if issubclass(other, Method) for knob in knobs(other)}
+        if strange := sorted(above & {*vars(base)} - said):
+            yield f"{', '.join(strange)} of {base.__name__} is a knob of its base; annotate it, or it is not heard"

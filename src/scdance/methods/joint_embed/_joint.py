@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scdance._checks import InputError, whole_number
+from scdance._checks import enough_pairs, share_held_out, whole_number
 from scdance._core.cells import Cells, Pair
 from scdance.pp import Recipe, ridge, with_one
 from scdance.train import (
@@ -25,7 +25,6 @@ from scdance.train import (
     target_of,
 )
 
-FEWEST = 10  # cells that both modalities must have
 RIDGE = 1e-2  # of the variance of a place, by which a lone modality foretells it
 ROLES = ("source", "target")
 
@@ -102,18 +101,12 @@ class Joint(TorchMethod):
         """Refuse numbers out of range."""
         for name in ("n_source", "n_target"):
             whole_number(getattr(self, name), name, least=1)
-        if not 0 < self.valid_share <= 0.5:
-            msg = f"valid_share={self.valid_share!r}, but it must be above 0 and at most 0.5."
-            raise InputError(msg)
+        share_held_out(self.valid_share)
 
     def check_cells(self, cells: Pair) -> None:  # type: ignore[override]
         """Refuse too few cells to learn from."""
-        if not self.is_fitted and len(cells.both) < FEWEST:
-            msg = (
-                f"Only {len(cells.both)} cells are in both modalities, but {type(self).__name__} learns from those: at "
-                f"least {FEWEST} are needed. A cell needs the same name in both."
-            )
-            raise InputError(msg)
+        if not self.is_fitted:
+            enough_pairs(len(cells.both), type(self).__name__)
 
     def fit(self, *, pair: Pair) -> Self:
         both = pair.both
@@ -133,13 +126,17 @@ class Joint(TorchMethod):
         self.net_ = self.net().to(self.target)
         self.teach(pair, rows, valid)
         self.net_.eval()
-        z = self._places(pair, both)
-        self.lone_ = {
-            role: ridge(self.scores(cells, role)[both[:, side]], z, RIDGE)
-            for side, (role, cells) in enumerate(zip(ROLES, (pair.source, target_of(pair)), strict=True))
-        }
+        self.learn_lone(pair)
         self.notes_ = {**getattr(self, "notes_", {}), "n_both": len(both), "n_one": pair.n_obs - len(both)}
         return self
+
+    def learn_lone(self, pair: Pair) -> None:
+        """Learn from the cells that have both modalities to place those that have one."""
+        z = self._places(pair, pair.both)
+        self.lone_ = {
+            role: ridge(self.scores(cells, role)[at], z, RIDGE)
+            for role, cells, at in zip(ROLES, (pair.source, target_of(pair)), pair.both.T, strict=True)
+        }
 
     def predict(self, *, pair: Pair) -> dict[str, Any]:
         there = (pair.at >= 0).all(axis=1)

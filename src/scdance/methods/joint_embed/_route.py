@@ -13,13 +13,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from scdance._checks import InputError, ScdanceError
+from scdance._checks import ScdanceError, enough_pairs
 from scdance._core.cells import Cells, Pair
 from scdance._core.method import Method
 from scdance.pp import Recipe, ridge, with_one
 from scdance.train import components, recipes_to_reduce, scores, target_of
 
-FEWEST = 10  # cells that both modalities must have
 DIMS = 50  # of a modality, by which it foretells the place of a cell that has no other
 RIDGE = 1e-2  # of the variance of a place
 
@@ -53,11 +52,8 @@ class Route(Method):
 
     def check_cells(self, cells: Pair) -> None:
         """Refuse too few cells to learn from."""
-        if not self.is_fitted and len(cells.both) < FEWEST:
-            msg = (
-                f"Only {len(cells.both)} cells are in both modalities, but {self.name} needs at least {FEWEST} of them."
-            )
-            raise InputError(msg)
+        if not self.is_fitted:
+            enough_pairs(len(cells.both), type(self).__name__)
 
     @contextmanager
     def session(self) -> Iterator[None]:

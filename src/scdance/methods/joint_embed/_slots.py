@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch.nn import functional
 
 from scdance._checks import InputError, whole_number
 from scdance._core.cells import Pair
+from scdance.nn import known_cross_entropy
 from scdance.pp import cell_cycle_scores
 from scdance.train import Train, target_of
 
@@ -35,17 +38,19 @@ class CellCycle(Joint):
             msg = f"cycle={self.cycle!r}, but a weight must be at least 0."
             raise InputError(msg)
 
-    def prepare(self, pair: Pair, rows: np.ndarray) -> None:
-        scored = self._scored(pair)
-        self.has_cycle_ = scored is not None
-        if scored is not None:
-            some = scored[rows[:, 0]]
-            self.cycle_ = {"mean": some.mean(axis=0), "sd": np.maximum(some.std(axis=0), 1e-6)}
+    def fit(self, *, pair: Pair) -> Self:
+        try:
+            return super().fit(pair=pair)
+        finally:
+            vars(self).pop("_phases", None)
 
-    def phases_of(self, pair: Pair) -> np.ndarray | None:
-        """Scores of both phases, standardised, by the rows of the source, (n_obs, 2) float32, if they can be told."""
-        scored = self._scored(pair) if self.has_cycle_ else None
-        return None if scored is None else ((scored - self.cycle_["mean"]) / self.cycle_["sd"]).astype(np.float32)
+    def prepare(self, pair: Pair, rows: np.ndarray) -> None:
+        self._phases = self._scored(pair)  # by the rows of the source, standardised, (n_obs, 2) float32
+        self.has_cycle_ = self._phases is not None
+        if self._phases is not None:
+            some = self._phases[rows[:, 0]]
+            off = (self._phases - some.mean(axis=0)) / np.maximum(some.std(axis=0), 1e-6)
+            self._phases = off.astype(np.float32)
 
     def _scored(self, pair: Pair) -> np.ndarray | None:
         sides = (pair.source, target_of(pair))
@@ -147,20 +152,14 @@ class Slots(CellCycle):
             z = net.encoder(seen)
             loss = self.reconstruct * functional.mse_loss(net.decoder(z), seen)
             if told.labels is not None and net.training:  # few held-out cells have one, and they would end it too soon
-                loss = loss + self.classify * of_known(z[:, slots["types"]], told.labels)
+                loss = loss + self.classify * known_cross_entropy(z[:, slots["types"]], told.labels)
             if told.batch is not None:
                 loss = loss + self.unbatch * self.off_batch(z[:, slots["batches"]])
             if told.cycle is not None:
                 loss = loss + self.cycle * functional.mse_loss(z[:, slots["cycle"]], told.cycle)
             return loss  # type: ignore[no-any-return]
 
-        self.run(step, self.batches(pair, rows, self.training.batch_size, self.phases_of(pair)), valid)
-
-
-def of_known(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the cells that have a label, 0 if none has."""
-    total = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
-    return total / (labels >= 0).sum().clamp(min=1)
+        self.run(step, self.batches(pair, rows, self.training.batch_size, self._phases), valid)
 
 
 class _Net(nn.Module):

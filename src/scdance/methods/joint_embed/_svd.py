@@ -10,7 +10,8 @@ from scipy.sparse import csr_matrix
 
 from scdance._core.cells import Cells, Pair
 from scdance._core.method import Method
-from scdance.pp import PCA, Recipe, blocks, ridge, standard_rows, with_one
+from scdance.pp import PCA, Recipe, blocks, ridge, with_one
+from scdance.train import recipes_to_reduce, scores
 
 ROWS = 1024  # of which the decomposition may make dense ones at once
 RIDGE = 1e-2  # of the variance of a score, which is 1
@@ -39,12 +40,7 @@ class Decomposed(Method):
 
     @property
     def recipe(self) -> dict[str, Recipe]:  # type: ignore[override]
-        genes, peaks = {"n_top": self.n_top_genes}, {"n_top": self.n_top_peaks}
-        return {
-            "rna": Recipe(normalize_total={}, log1p={}, select_genes=genes),
-            "prot": Recipe(clr={}),
-            "atac": Recipe(select_genes=peaks, tfidf={}),
-        }
+        return recipes_to_reduce(self.n_top_genes, self.n_top_peaks)
 
     def fit(self, *, pair: Pair) -> Self:
         wanted = zip(("source", "target"), (pair.source, pair.target), self.dims(pair), strict=True)
@@ -55,8 +51,8 @@ class Decomposed(Method):
                 lambda cells=cells: _blocks(cells), (cells.n_obs, cells.n_vars)
             ).components_
         both = pair.both
-        scores = [self._scores(pair.source, "source")[both[:, 0]], self._scores(pair.target, "target")[both[:, 1]]]
-        self.regressions_ = {"target": ridge(*scores, RIDGE), "source": ridge(*reversed(scores), RIDGE)}
+        sides = [self._scores(pair.source, "source")[both[:, 0]], self._scores(pair.target, "target")[both[:, 1]]]
+        self.regressions_ = {"target": ridge(*sides, RIDGE), "source": ridge(*reversed(sides), RIDGE)}
         self.notes_ = {"n_both": len(both), "n_one": pair.n_obs - len(both)}
         return self
 
@@ -73,7 +69,7 @@ class Decomposed(Method):
 
     def _scores(self, cells: Cells, role: str) -> np.ndarray:
         """Scores of each cell with mean 0 and variance 1 over the components, (n_obs, n_components) float32."""
-        return standard_rows(np.concatenate([block @ self.components_[role].T for block in _blocks(cells)]))
+        return scores(cells, slice(None), self.components_[role], unit_rows=True)
 
 
 def _blocks(cells: Cells) -> Iterator[csr_matrix]:

@@ -78,7 +78,7 @@ class ScMoGCN(Slots):
     def body(self, n_in: int, n_out: int) -> tuple[nn.Module, nn.Module]:
         sizes = [n_in, *self.hidden]
         encoder = Dense(sizes, activation="gelu", batch_norm=True, dropout=self.dropout)
-        decoder = nn.Sequential(Dense([n_out, RESTORE]), nn.Linear(RESTORE, n_in))
+        decoder = Dense([n_out, RESTORE, n_in], last="none")
         return nn.Sequential(encoder, nn.Linear(sizes[-1], n_out)), decoder
 
     def off_batch(self, z: Tensor) -> Tensor:

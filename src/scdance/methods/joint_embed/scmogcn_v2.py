@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,11 +11,11 @@ from torch.nn import functional
 
 from scdance._checks import InputError, whole_number
 from scdance._core.cells import Pair
-from scdance.nn import CellFeatureNet, CellGraph, Dense
+from scdance.nn import CellFeatureNet, CellGraph, Dense, known_cross_entropy
 from scdance.train import Train, slices, target_of
 
 from ._joint import ROLES, Told
-from ._slots import CellCycle, of_known
+from ._slots import CellCycle
 
 GROUPS = CellFeatureNet.groups
 PUBLISHED = {
@@ -115,12 +117,12 @@ class ScMoGCNV2(CellCycle):
             off = (net.decoder(z, told.batch) - seen.edges).square()
             loss = 0.5 * off[:, :n].mean() + 0.5 * off[:, n:].mean()
             if net.types is not None and told.labels is not None and net.training:  # as in the others
-                loss = loss + self.classify * of_known(net.types(z[:, : self.n_biology]), told.labels)
+                loss = loss + self.classify * known_cross_entropy(net.types(z[:, : self.n_biology]), told.labels)
             if net.phases is not None and told.cycle is not None:
                 loss = loss + self.cycle * functional.mse_loss(net.phases(z[:, : self.n_biology]), told.cycle)
             return loss  # type: ignore[no-any-return]
 
-        self.run(step, self.batches(pair, rows, self.training.batch_size, self.phases_of(pair)), valid)
+        self.run(step, self.batches(pair, rows, self.training.batch_size, self._phases), valid)
         x, y = (self.reader(cells, role) for role, cells in zip(ROLES, (pair.source, target_of(pair)), strict=True))
         at = [rows[here] for here in slices(len(rows))]
         net.graph.listen(lambda: (of_graph(x(each[:, 0]), y(each[:, 1])) for each in at))
@@ -142,20 +144,7 @@ class _Net(nn.Module):
         self.graph = CellFeatureNet(
             n_vars=n_vars, n_out=n_latent, hidden=model.hidden, n_layers=model.n_layers, dropout=model.dropout
         )  # fmt: skip
-        sizes = [n_latent, model.restore]
-        hidden = Dense(sizes, activation="gelu", dropout=model.dropout, n_covariates=model.n_batches_)
-        self.decoder = _Decoder(hidden, nn.Linear(model.restore, n_vars))
+        how: dict[str, Any] = {"activation": "gelu", "dropout": model.dropout, "n_covariates": model.n_batches_}
+        self.decoder = Dense([n_latent, model.restore, n_vars], last="none", **how)
         self.types = nn.Linear(model.n_biology, model.n_types_) if model.n_types_ else None
         self.phases = nn.Linear(model.n_biology, 2) if model.has_cycle_ else None
-
-
-class _Decoder(nn.Module):
-    """From places and batches to the values of both modalities."""
-
-    def __init__(self, hidden: Dense, last: nn.Linear) -> None:
-        super().__init__()
-        self.hidden, self.last = hidden, last
-
-    def forward(self, z: Tensor, batch: Tensor | None) -> Tensor:
-        """Values, (n, n_vars)."""
-        return self.last(self.hidden(z, batch))  # type: ignore[no-any-return]

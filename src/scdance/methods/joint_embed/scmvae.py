@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -130,10 +130,8 @@ class ScMVAE(CountJoint):
             n_batches=self.n_batches_,
         )
 
-    def fit(self, *, pair: Pair) -> Self:
-        super().fit(pair=pair)
-        del self.lone_  # a cell of one modality needs no regression
-        return self
+    def learn_lone(self, pair: Pair) -> None:
+        """Nothing: a cell of one modality is placed by its expert."""
 
     def predict(self, *, pair: Pair) -> dict[str, Any]:
         return {"embedding": self._places(pair, pair.at)}

@@ -9,13 +9,12 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.special import logsumexp
 
-from scdance._checks import InputError, warn, whole_number
+from scdance._checks import InputError, enough_pairs, share_held_out, warn, whole_number
 from scdance._core.cells import Cells, Pair
 from scdance._core.method import Method
 from scdance.graph import match
 from scdance.train import hold_out_cells, target_of
 
-FEWEST = 10  # cells that both modalities must have
 CALIBRATING = 2000  # pairs at most by which the scale of the cosines is chosen
 SCALES = np.geomspace(1, 200, 40)
 NO_BATCH = -1
@@ -66,18 +65,12 @@ class Matcher(Method):
     def check(self) -> None:
         """Refuse numbers out of range."""
         whole_number(self.n_kept, "n_kept", least=1)
-        if not 0 < self.valid_share <= 0.5:
-            msg = f"valid_share={self.valid_share!r}, but it must be above 0 and at most 0.5."
-            raise InputError(msg)
+        share_held_out(self.valid_share)
 
     def check_cells(self, cells: Pair) -> None:  # type: ignore[override]
         """Refuse too few pairs to learn from, and nothing to match."""
-        if not self.is_fitted and len(cells.both) < FEWEST:
-            msg = (
-                f"Only {len(cells.both)} cells are in both modalities, but {type(self).__name__} learns from those: at "
-                f"least {FEWEST} are needed. A cell needs the same name in both."
-            )
-            raise InputError(msg)
+        if not self.is_fitted:
+            enough_pairs(len(cells.both), type(self).__name__)
         n_asked, n_offered = ((cells.at[:, column] < 0).sum() for column in (1, 0))
         if not self.is_fitted and not (n_asked and n_offered):
             msg = (

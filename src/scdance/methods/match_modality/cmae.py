@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from scdance._core.cells import Cells, Pair
 from scdance.methods.predict_modality.cmae import DANCE, TwoAutoencoders
-from scdance.pp import Recipe
 from scdance.train import Train
 
 from ._latent import Latent
@@ -38,28 +37,13 @@ class CMAE(TwoAutoencoders, Latent):
     and an anchor that weighs more, since all cells that teach are pairs. Places are compared by cosines of standardised
     dimensions, where DANCE takes absolute differences, and writes the nearest cells to transposed positions, so that
     its published scores are those of chance. Held-out pairs end the training.
-
-    Parameters
-    ----------
-    n_top_genes, n_top_peaks
-        Genes or peaks with the largest deviance that are kept; None: all.
     """
 
-    n_top_genes: int | None = 1000
-    n_top_peaks: int | None = 10_000
     training: Train = Train(epochs=None, steps=3000, lr=2e-3, batch_size=128, patience=20)
 
     cite = "Yang2021"
     uses = ("batch", "labels")  # type: ignore[assignment]
     presets = {"paper": PUBLISHED | {"n_top_genes": None, "batch_size": 32}, "dance": PUBLISHED}
-
-    @property
-    def recipe(self) -> dict[str, Recipe]:  # type: ignore[override]
-        return {
-            "rna": Recipe(normalize_total={}, log1p={}, select_genes={"n_top": self.n_top_genes}),
-            "prot": Recipe(clr={}),
-            "atac": Recipe(select_genes={"n_top": self.n_top_peaks}, binarize={}),
-        }
 
     def net(self) -> nn.Module:
         return self.autoencoders(self.n_vars_, self.n_types_)

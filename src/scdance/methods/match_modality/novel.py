@@ -43,9 +43,6 @@ class Novel(Contrastive):
     "gex2atac" for RNA and open chromatin.
     """
 
-    n_source = 128
-    n_target = 128
-
     cite = "Lance2022"
     presets = {
         "paper": PAPER,

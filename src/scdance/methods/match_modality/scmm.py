@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from scdance._core.cells import Cells, Pair
 from scdance.methods.predict_modality.scmm import PAPER, TwoExperts
-from scdance.pp import Recipe
 from scdance.train import Train
 
 from ._latent import Latent
@@ -35,34 +34,19 @@ class ScMM(TwoExperts, Latent):
     Differs from the paper
     ----------------------
     Means are compared by cosines of standardised dimensions, where DANCE takes Euclidean distances, and writes the
-    nearest cells to transposed positions. There are more latent dimensions, both modalities weigh alike, counts enter
-    as logarithms, and held-out pairs end the training.
-
-    Parameters
-    ----------
-    n_top_genes, n_top_peaks
-        Genes or peaks with the largest deviance that are kept; None: all.
+    nearest cells to transposed positions. Both modalities weigh alike, counts enter as logarithms, and held-out pairs
+    end the training.
     """
 
     n_top_genes: int | None = 2000
-    n_top_peaks: int | None = 10_000
-    n_latent = 20
     training: Train = Train(epochs=60, lr=3e-3, batch_size=256, patience=10, optimizer="amsgrad")
 
     cite = "Minoura2021"
     needs = ("counts",)
     presets = {
-        "paper": PUBLISHED | {"n_latent": 10, "n_top_genes": None},
-        "dance": PUBLISHED | {"n_latent": 10, "n_layers": 2, "n_top_genes": 10_000},
+        "paper": PUBLISHED | {"n_top_genes": None},
+        "dance": PUBLISHED | {"n_layers": 2, "n_top_genes": 10_000},
     }
-
-    @property
-    def recipe(self) -> dict[str, Recipe]:  # type: ignore[override]
-        return {
-            "rna": Recipe(select_genes={"n_top": self.n_top_genes}),
-            "prot": Recipe(),
-            "atac": Recipe(select_genes={"n_top": self.n_top_peaks}),
-        }
 
     def net(self) -> nn.Module:
         return self.experts(self.sides_)

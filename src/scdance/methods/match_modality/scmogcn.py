@@ -69,8 +69,6 @@ class ScMoGCN(Contrastive):
 
     n_layers: int = 4
     auxiliary: float = 1.0
-    n_source = 128
-    n_target = 128
 
     cite = "Wen2022"
     exempt = {}  # the states of the cells outweigh the comparisons

@@ -8,12 +8,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from scdance._checks import InputError
+from scdance._checks import InputError, enough_pairs
 from scdance._core.cells import Cells, Pair
 from scdance._core.method import Method
 from scdance.train import hold_out_cells, slices, target_of
 
-FEWEST = 10  # cells that both modalities must have
 CALIBRATING = 2000  # cells at most that intervals are calibrated on
 
 Answers = Callable[[slice], np.ndarray]
@@ -103,12 +102,8 @@ class Predictor(Method):
 
     def check_cells(self, cells: Pair) -> None:  # type: ignore[override]
         """Refuse too few cells to learn from."""
-        if not self.is_fitted and len(cells.both) < FEWEST:
-            msg = (
-                f"Only {len(cells.both)} cells are in both modalities, but {type(self).__name__} learns from those: at "
-                f"least {FEWEST} are needed. A cell needs the same name in both."
-            )
-            raise InputError(msg)
+        if not self.is_fitted:
+            enough_pairs(len(cells.both), type(self).__name__)
 
     def fit(self, *, pair: Pair) -> Self:
         both = pair.both

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from scdance._checks import InputError
 from scdance._core.cells import Pair
-from scdance.nn import Dense
+from scdance.nn import Dense, known_cross_entropy
 from scdance.pp import Recipe
 from scdance.train import PairedBatches, TorchMethod, Train, target_of
 
@@ -71,6 +71,12 @@ class TwoAutoencoders(TorchMethod):
         Weight of a classifier of the types in the latent space, where labels are given.
     start_at_mean
         Start each output near the mean of its feature.
+    n_top_genes, n_top_peaks
+        Genes and peaks with the largest deviance that are kept, of the source only where the target is predicted; None:
+        all.
+    scale
+        Bring each gene or protein, of the source only where the target is predicted, to mean 0 and variance 1, clipped
+        at ±10.
     """
 
     hidden: int | None = 128
@@ -84,6 +90,13 @@ class TwoAutoencoders(TorchMethod):
     anchor: float = 10.0
     classify: float = 10.0
     start_at_mean: bool = True
+    n_top_genes: int | None = 1000
+    n_top_peaks: int | None = 10_000
+    scale: bool = False
+
+    @property
+    def recipe(self) -> dict[str, Recipe]:  # type: ignore[override]
+        return recipes(self.n_top_genes, self.n_top_peaks, scale=self.scale)
 
     def check(self) -> None:
         super().check()
@@ -144,7 +157,7 @@ class TwoAutoencoders(TorchMethod):
             if self.adversary:
                 loss = loss + self.adversary * _said(net, *z, 1.0, 0.0)
             if net.classifier is not None and labels is not None:
-                loss = loss + self.classify * sum(_of_known(net.classifier(each), labels) for each in z)
+                loss = loss + self.classify * sum(known_cross_entropy(net.classifier(each), labels) for each in z)
             return loss
 
         others = [part.parameters() for name, part in net.named_children() if name != "discriminator"]
@@ -156,12 +169,6 @@ def _said(net: Autoencoders, source: Tensor, target: Tensor, of_source: float, o
     """How far the adversary is from saying these numbers of the two modalities, squared."""
     said = net.discriminator(source), net.discriminator(target)
     return (said[0] - of_source).square().mean() + (said[1] - of_target).square().mean()
-
-
-def _of_known(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the cells that have a label, 0 if none has."""
-    total = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
-    return total / (labels >= 0).sum().clamp(min=1)
 
 
 class Autoencoders(nn.Module):
@@ -240,27 +247,13 @@ class CMAE(TwoAutoencoders, TorchPredictor):
     ends the training. The classifier of the latent space is given types or nothing: DANCE gives it batches, which
     then stay in the latent space. No noise is added there. Adam has PyTorch's momentum of 0.9, not 0.5. The presets
     have the layers, weights and schedules as published, but keep the best of their epochs by validation.
-
-    Parameters
-    ----------
-    n_top_genes, n_top_peaks
-        Features of the source with the largest deviance that are kept; None: all.
-    scale
-        Bring each gene or protein of the source to mean 0 and variance 1, clipped at ±10.
     """
 
-    n_top_genes: int | None = 1000
-    n_top_peaks: int | None = 10_000
-    scale: bool = False
     training: Train = Train(epochs=None, steps=3000, lr=2e-3, batch_size=128, patience=20)
 
     cite = "Yang2021"
     uses = ("batch", "labels")  # type: ignore[assignment]
     presets = {"dance": DANCE, "paper": {**DANCE, "n_top_genes": None, "batch_size": 32, "epochs": None, "steps": 4000}}
-
-    @property
-    def recipe(self) -> dict[str, Recipe]:  # type: ignore[override]
-        return recipes(self.n_top_genes, self.n_top_peaks, scale=self.scale)
 
     def prepare(self, pair: Pair, rows: np.ndarray) -> None:
         self.look_at(pair)

@@ -72,6 +72,9 @@ class TwoExperts(TorchMethod):
         Epochs over which the weight of the prior grows to 1, in equal steps from 0.
     start_at_mean
         Start each distribution at the mean of its feature.
+    n_top_genes, n_top_peaks
+        Genes and peaks with the largest deviance that are kept, of the source only where the target is predicted; None:
+        all.
     """
 
     n_latent: int = 10
@@ -83,6 +86,16 @@ class TwoExperts(TorchMethod):
     weight: float | None = None
     warm_up: int = 30
     start_at_mean: bool = True
+    n_top_genes: int | None = 5000
+    n_top_peaks: int | None = 10_000
+
+    @property
+    def recipe(self) -> dict[str, Recipe]:  # type: ignore[override]
+        return {
+            "rna": Recipe(select_genes={"n_top": self.n_top_genes}),
+            "prot": Recipe(),
+            "atac": Recipe(select_genes={"n_top": self.n_top_peaks}),
+        }
 
     def check(self) -> None:
         super().check()
@@ -264,15 +277,8 @@ class ScMM(TwoExperts, TorchPredictor):
     dispersion does not grow with depth, and is that of a feature. Both modalities weigh alike, where a sum over
     features is ruled by the larger; counts enter as logarithms. Training ends by the likelihood of the target, given
     the source, of cells that were held out. Depth of the target is regressed on that of the source.
-
-    Parameters
-    ----------
-    n_top_genes, n_top_peaks
-        Features of the source with the largest deviance that are kept; None: all.
     """
 
-    n_top_genes: int | None = 5000
-    n_top_peaks: int | None = 10_000
     training: Train = Train(epochs=60, lr=3e-3, batch_size=256, patience=10, optimizer="amsgrad")
 
     cite = "Minoura2021"
@@ -281,14 +287,6 @@ class ScMM(TwoExperts, TorchPredictor):
         "paper": PAPER,
         "dance": PAPER | {"n_layers": 2, "n_top_genes": 10_000},
     }
-
-    @property
-    def recipe(self) -> dict[str, Recipe]:  # type: ignore[override]
-        return {
-            "rna": Recipe(select_genes={"n_top": self.n_top_genes}),
-            "prot": Recipe(),
-            "atac": Recipe(select_genes={"n_top": self.n_top_peaks}),
-        }
 
     def prepare(self, pair: Pair, rows: np.ndarray) -> None:
         target = target_of(pair)
