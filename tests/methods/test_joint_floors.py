@@ -166,3 +166,15 @@ def test_a_fitted_model_places_new_cells(mdata):
     centers = np.stack([z[types == t].mean(axis=0) for t in np.unique(types)])
     nearest = np.unique(types)[((new.obsm["X_svd_concat"][:, None] - centers) ** 2).sum(axis=-1).argmin(axis=1)]
     assert (nearest == new.obs["cell_type"].to_numpy()).mean() > 0.95
+
+
+def test_where_a_cell_lacks_a_modality_obs_says_what_places_each():
+    whole, some = sd.datasets.toy_pairs(60, 40, 8), sd.datasets.toy_pairs(60, 40, 8, unpaired=0.2)
+    for mdata in (whole, some):
+        sd.tl.joint_embed(mdata, method="pca")
+    assert "pca_measured" not in whole.obs
+    said = some.obs["pca_measured"].astype(str)
+    in_rna, in_prot = (some.obsm[name].astype(bool).ravel() for name in ("rna", "prot"))
+    assert (said[in_rna & in_prot] == "both").all()
+    assert (said[~in_prot] == "rna").all()
+    assert (said[~in_rna] == "prot").all()

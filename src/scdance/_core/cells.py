@@ -235,6 +235,13 @@ class Pair:
         return len(self.rows)
 
     @property
+    def measured(self) -> np.ndarray:
+        """Name of the one modality that each cell has, or "both", (n_obs,) text."""
+        names = [self.source.extra["input"]["modality"], self.target.extra["input"]["modality"]]  # type: ignore[union-attr]
+        there = self.at >= 0
+        return np.where(there.all(axis=1), "both", np.where(there[:, 0], *names))
+
+    @property
     def both(self) -> np.ndarray:
         """Rows in `source` and `target` of the cells that are in both, (n_both, 2) int."""
         return self.at[(self.at >= 0).all(axis=1)]

@@ -186,6 +186,8 @@ def solve(
                 logger.info("%s: fitting", model.name)
                 learn(model, roles)
             result = {} if cells is None else model.predict(**{task.roles[-1]: cells})
+            if "measured" in task.gives and len(cells.both) < cells.n_obs:
+                result["measured"] = cells.measured
     finally:
         del model.runtime
     result = {} if cells is None else check_result(task, result, receiving(task, cells))

@@ -232,8 +232,16 @@ JOINT_EMBED = Task(
             "matrix",
             on="mdata",
         ),
+        "measured": Slot(
+            "obs",
+            "{key}_measured",
+            'what the place of the cell comes from: "both", or the name of the one modality that it has; there only '
+            "where some cell lacks one",
+            "text",
+            on="mdata",
+        ),
     },
-    optional=(),
+    optional=("measured",),
     metrics=(
         "kmeans_ari",
         "kmeans_nmi",

@@ -1,0 +1,101 @@
+"""CPU seconds and memory of the methods of a task on simulated cells, each run in a process of its own.
+
+    OMP_NUM_THREADS=1 python docs/dev/scaling.py cluster docs/leaderboard/extra/scaling.csv sctag scdsc
+
+Defaults, with the number of clusters known. Clusters: 5,000 and 50,000 cells of ten types, 2,000 genes, a thousand
+counts a cell. Pairs of modalities: 10,000 cells with 2,000 genes and 134 proteins, the RNA thinned to the 13 % of
+entries above 0 that CITE-seq has, and many more cells; for prediction and matching one cell in ten is asked. The score
+is the ARI (of k-means for a space), the skill, or the mean probability of the true partner. Rows that are there are
+kept; without names of methods all of the task are run.
+"""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mudata
+import numpy as np
+
+import scdance as sd
+from scdance._core import registry
+from scdance._core.knobs import knobs
+from scdance._settings import unpulled
+from scdance.bench._cell import _import, peak_mb, resident_mb
+
+# cells and genes
+SIZES = {
+    "cluster": ((5000, 2000), (50_000, 2000)),
+    "joint_embed": ((10_000, 2000), (80_000, 2000)),
+    "match_modality": ((10_000, 2000), (80_000, 2000)),
+    "predict_modality": ((10_000, 2000), (100_000, 5000)),
+}
+K, PROTEINS, KEPT, ASKED = 10, 134, 0.12, 10
+COLUMNS = ("task", "method", "n_obs", "n_vars", "cpu_seconds", "mb", "score")
+
+
+def clusters(n_obs: int, n_vars: int, method: str) -> tuple[Any, dict[str, Any], Any]:
+    """Cells of known types; the arguments of the call, and how its result is scored."""
+    adata = sd.datasets.toy_clusters(n_obs=n_obs, n_vars=n_vars, k=K, depth=1000)
+    truth = adata.obs.pop("cell_type")
+    given = {"n_clusters": K} if "n_clusters" in knobs(registry.get("cluster", method)) else {}
+    return adata, given, lambda: sd.metrics.ari(truth, adata.obs[method])
+
+
+def pairs(n_obs: int, n_vars: int, task: str, method: str) -> tuple[Any, dict[str, Any], Any]:
+    """Cells with RNA and proteins; the arguments of the call, and how its result is scored."""
+    mdata = sd.datasets.toy_pairs(n_obs, n_vars, PROTEINS)
+    rna, prot = mdata["rna"], mdata["prot"]
+    rna.X.data = np.random.default_rng(0).binomial(rna.X.data.astype(np.int64), KEPT).astype(rna.X.dtype)
+    rna.X.eliminate_zeros()
+    given = {"source": "rna", "target": "prot"}
+    asked = np.arange(n_obs) % ASKED == 0
+    truth = mdata.obs.pop("cell_type")
+    if task == "joint_embed":
+        return mdata, given, lambda: sd.metrics.kmeans_ari(truth, mdata.obsm[f"X_{method}"])
+    if task == "predict_modality":
+        rna.obs["is_train"] = ~asked
+        told, given = prot[asked].copy(), {**given, "split_key": "is_train"}
+        return mdata, given, lambda: sd.metrics.score(mdata, task, key=method, truth=told)["skill"].item()
+    prot.obs_names = np.where(asked, "other_" + prot.obs_names, prot.obs_names)
+    with unpulled():
+        apart = mudata.MuData({"rna": rna, "prot": prot})
+    rows = apart.obs_names.get_indexer(rna.obs_names[asked])
+    partners = apart.obs_names.get_indexer("other_" + rna.obs_names[asked])
+    return apart, given, lambda: float(apart.obsp[f"{method}_matching"][rows, partners].mean())
+
+
+def run(task: str, method: str, n_obs: int, n_vars: int) -> list[str]:
+    """The row of one call, after imports and without the simulation."""
+    made = clusters(n_obs, n_vars, method) if task == "cluster" else pairs(n_obs, n_vars, task, method)
+    data, given, score = made
+    _import({"task": task, "method": method})
+    held, start = resident_mb(), time.process_time()
+    getattr(sd.tl, task)(data, method=method, progress=False, **given)
+    cpu, mb = time.process_time() - start, peak_mb() - held
+    return [task, method, str(n_obs), str(n_vars), f"{cpu:.1f}", f"{mb:.0f}", f"{score():.4f}"]
+
+
+def main(task: str, path: Path, methods: list[str]) -> None:
+    """Add the rows that are missing."""
+    rows = list(csv.reader(path.open()))[1:] if path.exists() else []
+    done = {tuple(row[:4]) for row in rows}
+    for n_obs, n_vars in SIZES[task]:
+        for method in methods or registry.names(task):
+            if (task, method, str(n_obs), str(n_vars)) in done:
+                continue
+            call = [sys.executable, __file__, "--one", task, method, str(n_obs), str(n_vars)]
+            rows.append(subprocess.run(call, check=True, capture_output=True, text=True).stdout.split())
+            with path.open("w", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows([COLUMNS, *sorted(rows)])
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--one":
+        sys.stdout.write(" ".join(run(*sys.argv[2:4], *map(int, sys.argv[4:]))) + "\n")
+    else:
+        main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
