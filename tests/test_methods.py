@@ -73,6 +73,10 @@ def toy_problem(task: str) -> tuple[Any, str | None, dict[str, Any]]:
     if task == "annotate":
         both = sd.datasets.toy_clusters(k=N_CLUSTERS)
         return both[400:].copy(), "cell_type", {"ref": both[:400].copy(), "labels_key": "cell_type"}
+    if task == "transfer_labels":
+        return half_labelled()
+    if task == "integrate":
+        return sd.datasets.toy_clusters(k=N_CLUSTERS, batches=2), "cell_type", {"batch_key": "batch"}
     if task == "impute":
         adata = sd.datasets.toy_clusters(k=N_CLUSTERS)
         sd.tl.hold_out(adata)
@@ -86,6 +90,15 @@ def toy_problem(task: str) -> tuple[Any, str | None, dict[str, Any]]:
     if task == "spatial_domain":
         return sd.datasets.toy_domains(k=N_CLUSTERS), "domain", {}
     return sd.datasets.toy_clusters(k=N_CLUSTERS), "cell_type", {}
+
+
+def half_labelled() -> tuple[Any, str, dict[str, Any]]:
+    """Cells of one batch, and those of another of which a third have types."""
+    both = sd.datasets.toy_clusters(k=N_CLUSTERS, batches=2)
+    first = (both.obs["batch"] == both.obs["batch"].iloc[0]).to_numpy()
+    cells, ref = both[~first].copy(), both[first].copy()
+    ref.obs["known"] = ref.obs["cell_type"].where(np.arange(ref.n_obs) % 3 == 0)
+    return cells, "cell_type", {"ref": ref, "labels_key": "known"}
 
 
 def asked_pairs() -> tuple[Any, Any, dict[str, Any]]:

@@ -193,13 +193,13 @@ def test_genes_that_new_cells_lack_are_left_out(adata):
 
 
 def test_a_result_of_the_wrong_shape_is_a_fault_of_the_method(adata):
-    Raw.result = {"expression": np.ones((90, 59)), "imputed": np.ones(60, dtype=bool)}
+    Raw.result = {"expression": np.ones((90, 59)), "modelled": np.ones(60, dtype=bool)}
     with pytest.raises(ScdanceError, match=r"'expression' has shape \(90, 59\), expected \(90, 60\)"):
         sd.tl.impute(adata, Raw())
-    Raw.result = {"expression": np.ones((90, 60)), "imputed": np.ones(59, dtype=bool)}
-    with pytest.raises(ScdanceError, match=r"'imputed' has shape \(59,\), expected \(60,\)"):
+    Raw.result = {"expression": np.ones((90, 60)), "modelled": np.ones(59, dtype=bool)}
+    with pytest.raises(ScdanceError, match=r"'modelled' has shape \(59,\), expected \(60,\)"):
         sd.tl.impute(adata, Raw())
-    Raw.result = {"expression": np.full((90, 60), np.nan), "imputed": np.ones(60, dtype=bool)}
+    Raw.result = {"expression": np.full((90, 60), np.nan), "modelled": np.ones(60, dtype=bool)}
     with pytest.raises(ScdanceError, match="'expression' has values that are not finite"):
         sd.tl.impute(adata, Raw())
     assert not adata.layers and "scdance" not in adata.uns
@@ -207,7 +207,7 @@ def test_a_result_of_the_wrong_shape_is_a_fault_of_the_method(adata):
 
 def test_without_a_unit_of_its_own_a_layer_is_log_normalised(adata):
     flags = np.arange(60) < 10
-    Raw.result = {"expression": np.ones((90, 10), dtype=np.float32), "imputed": flags}
+    Raw.result = {"expression": np.ones((90, 10), dtype=np.float32), "modelled": flags}
     sd.tl.impute(adata, Raw(), key_added="x")
     np.testing.assert_allclose(dense(adata.layers["x"])[:, 10:], lognorm(adata.X)[:, 10:], rtol=1e-5)
 

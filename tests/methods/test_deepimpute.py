@@ -85,7 +85,7 @@ def test_genes_that_vary_little_only_predict(data):
     border = float(np.median(ratio))
     model, _, result = fitted(data[0], min_vmr=border, epochs=0)
     np.testing.assert_array_equal(model.targets_, np.flatnonzero(ratio > border))
-    np.testing.assert_array_equal(result["imputed"], ratio > border)
+    np.testing.assert_array_equal(result["modelled"], ratio > border)
     assert np.isin(np.concatenate(model.predictors_), np.flatnonzero(ratio <= border)).any()
     with pytest.raises(InputError, match="min_vmr=1e"):
         fitted(data[0], min_vmr=1e9, epochs=0)

@@ -168,11 +168,11 @@ def test_a_fitted_model_places_new_cells(mdata):
     assert (nearest == new.obs["cell_type"].to_numpy()).mean() > 0.95
 
 
-def test_where_a_cell_lacks_a_modality_obs_says_what_places_each():
+def test_obs_says_what_places_each_cell():
     whole, some = sd.datasets.toy_pairs(60, 40, 8), sd.datasets.toy_pairs(60, 40, 8, unpaired=0.2)
     for mdata in (whole, some):
         sd.tl.joint_embed(mdata, method="pca")
-    assert "pca_measured" not in whole.obs
+    assert (whole.obs["pca_measured"] == "both").all()
     said = some.obs["pca_measured"].astype(str)
     in_rna, in_prot = (some.obsm[name].astype(bool).ravel() for name in ("rna", "prot"))
     assert (said[in_rna & in_prot] == "both").all()

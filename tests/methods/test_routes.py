@@ -406,5 +406,6 @@ def test_a_process_that_is_told_to_end_ends():
 
 def test_too_few_cells_in_both_are_refused(of_scvi):
     mdata = sd.datasets.toy_pairs(n_obs=30, unpaired=0.8)
-    with pytest.raises(ValueError, match="Only 6 cells are in both modalities, but TotalVI learns from those: at least 10"):
+    said = "Only 6 cells are in both modalities, but TotalVI learns from those: at least 10"
+    with pytest.raises(ValueError, match=said):
         sd.tl.joint_embed(mdata, "totalvi")

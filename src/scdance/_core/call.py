@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scdance._checks import whole_number
+from scdance._checks import InputError, whole_number
 
 from .evaluate import evaluated
 from .expression import refuse_large
@@ -36,6 +36,7 @@ def call(
     table_key: str | None = None,
     neighbors: int | None = None,
     evaluate: bool = False,
+    write_ref: bool = False,
     **reading: Any,
 ) -> Any:
     """Make the method, read what it needs, fit and predict, write; `reading` is what :func:`read_roles` takes.
@@ -52,9 +53,11 @@ def call(
         reading |= {"source": source, "target": target}
         into, suffix = table.mod[source], task.suffix.format(target=target)
     key = check_slots(into, task, key_added, model.name, suffix=suffix, whole=table, neighbors=neighbors is not None)
+    if write_ref:
+        check_reference(model, reading.get("ref"), task, key)
     roles = read_roles(task, model, data, table, **reading)
     model.check_cells(roles[task.roles[-1]])
-    if task.gives_expression:
+    if task.gives_expression and getattr(model, "corrected", True):
         n_layers = 1 + bool(getattr(model, "uncertainty", False))
         refuse_large(roles[task.roles[-1]], getattr(model, "genes", None), n_layers)
     if evaluate:
@@ -73,5 +76,16 @@ def call(
         into = table.mod[source] if task.suffix else table
     told = record(model, preset=preset, seconds=seconds, **roles)
     told |= {"target": target} if task.suffix else {}
+    if write_ref:
+        place = {"embedding": model.place(roles["ref"], "ref")}  # type: ignore[attr-defined]
+        write(reading["ref"], task, key, roles["ref"], place, model.categories_, told)
     write(into, task, key, receiving(task, roles[task.roles[-1]]), result, model.categories_, told, neighbors)
     return data if copy else None
+
+
+def check_reference(model: Method, ref: Any, task: Task, key: str) -> None:
+    """Refuse to write into a reference that is not there, or whose slots are taken."""
+    if model.is_fitted or ref is None:
+        msg = "`write_ref=True` writes the places of the reference, so it needs one: pass `ref=` and a method to train."
+        raise InputError(msg)
+    check_slots(ref, task, key, model.name)

@@ -125,7 +125,7 @@ class _Watch:
         self.seen[epochs] = self.score(result)
 
     def score(self, result: dict[str, Any]) -> HeldOut:
-        self.modelled = np.flatnonzero(result.get("imputed", np.ones(self.cells.n_vars)))
+        self.modelled = np.flatnonzero(result.get("modelled", np.ones(self.cells.n_vars)))
         scores = HeldOut(*(canonical(part[:, self.modelled]) for part in self.parts))
         for start in range(0, self.cells.n_obs, ROWS):
             rows = slice(start, min(start + ROWS, self.cells.n_obs))

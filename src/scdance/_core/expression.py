@@ -64,7 +64,7 @@ def in_layer(slot: Slot, value: np.ndarray, result: dict[str, Any], cells: Any, 
         per_gene = np.full(len(var_names), slot.empty, dtype=np.float32)
         per_gene[columns[columns >= 0]] = value[columns >= 0]
         return per_gene
-    modelled = columns[np.asarray(result["imputed"], dtype=bool)] if "imputed" in result else columns
+    modelled = columns[np.asarray(result["modelled"], dtype=bool)] if "modelled" in result else columns
     value, modelled = value[:, modelled >= 0], modelled[modelled >= 0]
     rest = None
     if np.isnan(slot.empty) and (len(modelled) < len(var_names) or cells.n_obs < cells.n_obs_in):

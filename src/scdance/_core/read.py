@@ -92,6 +92,9 @@ def read_roles(
     if "image" in words:
         images = read_images(data, table, coords, slices, image_key, coordinate_system=coordinate_system)
     prep = out["ref"].prep if "ref" in out else None
+    if isinstance(model.recipe, dict):  # each side by its own numbers, on the genes that the reference has kept
+        given["genes"] = None if prep is None else prep.var_names
+        prep = None
     if "ref" not in task.roles:
         given["labels_key"] = labels_key
     out["cells"] = read(
@@ -116,6 +119,7 @@ def read(
     must_link: Any = None,
     cannot_link: Any = None,
     recipe: str | None = "default",
+    genes: np.ndarray | None = None,
 ) -> Cells:
     """Read from an AnnData what `model` needs and uses, check it, and preprocess a private copy.
 
@@ -148,7 +152,9 @@ def read(
         pairs = checked_pairs(must_link, cannot_link, adata.obs_names)
     # a graph stands for the expression, but for methods that need the counts beside it
     if use_rep is None and (neighbors_key is None or "counts" in model.needs):
-        return _with_pairs(_from_matrix(adata, model, model.recipe, prep, layer, recipe, given), pairs)
+        columns = None if genes is None else adata.var_names.get_indexer(genes)
+        steps = _steps(model, "cells")
+        return _with_pairs(_from_matrix(adata, model, steps, prep, layer, recipe, given, genes=columns), pairs)
     # The values stand for the expression: the matrix is not read at all.
     _check_n_clusters(model, adata.n_obs)
     where = f"obsm[{use_rep!r}]" if use_rep else f"obsp of {neighbors_key!r}"
@@ -203,16 +209,25 @@ def reference(
         _checks.unique_names(ref.obs_names, "ref.obs")
         given["labels"] = np.arange(ref.n_obs, dtype=np.int32)
         given["categories"] = [str(name) for name in ref.obs_names]
-        return _from_matrix(ref, model, model.recipe, None, layer, recipe, given, genes=genes, role="ref")
+        return _from_matrix(ref, model, _steps(model, "ref"), None, layer, recipe, given, genes=genes, role="ref")
     codes, categories = labels_of(ref, labels_key, "ref")
-    if (codes < 0).any():
+    known = codes >= 0
+    if "ref.unlabelled" in model.uses:
+        known[:] = True
+    elif (codes < 0).any():
         warn(f"{int((codes < 0).sum())} of {ref.n_obs} cells of the reference have no label and are left out.")
     sizes = np.bincount(codes[codes >= 0], minlength=len(categories))
     rare = [name for name, size in zip(categories, sizes, strict=True) if size < FEW_CELLS]
     if rare:
         warn(f"{len(rare)} types of the reference have fewer than {FEW_CELLS} cells: {listed(rare)}.")
     given["labels"], given["categories"] = codes, categories
-    return _from_matrix(ref, model, model.recipe, None, layer, recipe, given, genes=genes, role="ref", only=codes >= 0)
+    steps = _steps(model, "ref")
+    return _from_matrix(ref, model, steps, None, layer, recipe, given, genes=genes, role="ref", only=known)
+
+
+def _steps(model: Method, role: str) -> Recipe:
+    """The recipe of a role, where the method has one for each."""
+    return model.recipe[role] if isinstance(model.recipe, dict) else model.recipe  # type: ignore[no-any-return]
 
 
 def _refuse_cells(ref: Any) -> None:
@@ -323,7 +338,7 @@ def _pair(
     for role, name in roles.items():
         adata = mdata.mod[name]
         kind = kind_of_modality(name)
-        steps: Any = model.recipe[kind] if isinstance(model.recipe, dict) else model.recipe
+        steps: Any = _steps(model, kind or "")
         steps = task.units.get(kind, steps) if role == "target" else steps
         prep = model.preps_[role] if model.is_fitted else None
         own: dict[str, Any] = {"n_obs_in": adata.n_obs, "n_vars_in": adata.n_vars, "modality": kind}

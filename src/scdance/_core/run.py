@@ -186,7 +186,7 @@ def solve(
                 logger.info("%s: fitting", model.name)
                 learn(model, roles)
             result = {} if cells is None else model.predict(**{task.roles[-1]: cells})
-            if "measured" in task.gives and len(cells.both) < cells.n_obs:
+            if cells is not None and "measured" in task.gives:
                 result["measured"] = cells.measured
     finally:
         del model.runtime
@@ -331,7 +331,7 @@ def _shape(slot: Slot, result: dict[str, Any], cells: Cells | Pair) -> tuple[int
     if slot.kind in BY_GENE:
         return (cells.n_vars,)  # type: ignore[union-attr]
     if slot.kind == "expression":
-        return (cells.n_obs, int(np.sum(result.get("imputed", np.ones(cells.n_vars)))))  # type: ignore[union-attr]
+        return (cells.n_obs, int(np.sum(result.get("modelled", np.ones(cells.n_vars)))))  # type: ignore[union-attr]
     return (cells.n_obs, None) if slot.kind in ("matrix", "sets", *FRAMES) else (cells.n_obs,)
 
 

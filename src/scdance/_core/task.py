@@ -235,13 +235,12 @@ JOINT_EMBED = Task(
         "measured": Slot(
             "obs",
             "{key}_measured",
-            'what the place of the cell comes from: "both", or the name of the one modality that it has; there only '
-            "where some cell lacks one",
+            'what the place of the cell comes from: "both", or the name of the one modality that it has; none for others',
             "text",
             on="mdata",
         ),
     },
-    optional=("measured",),
+    optional=(),
     metrics=(
         "kmeans_ari",
         "kmeans_nmi",
@@ -353,6 +352,70 @@ ANNOTATE = Task(
     default="svm",
 )
 
+TRANSFER_LABELS = Task(
+    "transfer_labels",
+    text="Give cells of one omics layer the types of partly labelled cells of another, such as chromatin those of RNA.",
+    roles=("ref", "cells"),
+    gives={
+        "labels": Slot(
+            "obs",
+            "{key}",
+            'type of each cell, one of the reference\'s or "unknown"; cells without counts have none',
+            "category",
+            beyond="unknown",
+        ),
+        "proba": Slot(
+            "obsm",
+            "{key}_proba",
+            "probability of each type, (n_obs, n_types) float32, rows sum to 1",
+            "shares",
+            empty="even",
+        ),
+        "score": Slot("obs", "{key}_score", "probability of the likeliest type, (n_obs,) float32 in [0, 1]", "vector"),
+        "embedding": Slot(
+            "obsm",
+            "X_{key}",
+            "space that the cells share with the reference, (n_obs, n_latent) float32",
+            "matrix",
+        ),
+    },
+    optional=(),
+    metrics=("accuracy", "macro_f1", "balanced_accuracy", "ece"),
+    default="knn",
+)
+
+INTEGRATE = Task(
+    "integrate",
+    text="Put cells of several batches into one space in which types lie together and batches do not part.",
+    roles=("cells",),
+    gives={
+        "embedding": Slot("obsm", "X_{key}", "space without the batches, (n_obs, n_latent) float32", "matrix"),
+        "expression": Slot(
+            "layers",
+            "{key}",
+            "log-normalised expression as of a common batch, (n_obs, n_vars) float32, dense, or CSR where less than "
+            "half of the genes were modelled; other genes and cells without counts have their observed values",
+            "expression",
+            empty=float("nan"),
+        ),
+        "modelled": Slot(
+            "var", "{key}_corrected", "whether the expression of the gene was corrected, (n_vars,) bool", "flags"
+        ),
+    },
+    optional=("expression", "modelled"),
+    metrics=(
+        "subsampled_ari",
+        "batch_ari",
+        "ilisi",
+        "clisi",
+        "kbet",
+        "batch_asw",
+        "graph_connectivity",
+        "a_distance",
+    ),
+    default="harmony",
+)
+
 IMPUTE = Task(
     "impute",
     text="Estimate the expression behind the counts, with what cells and genes tell of each other.",
@@ -366,7 +429,7 @@ IMPUTE = Task(
             "expression",
             empty=float("nan"),
         ),
-        "imputed": Slot(
+        "modelled": Slot(
             "var", "{key}_imputed", "whether the expression of the gene was estimated, (n_vars,) bool", "flags"
         ),
         "sd": Slot(
@@ -451,10 +514,12 @@ TASKS: dict[str, Task] = {
         IMPUTE,
         ANNOTATE,
         CLUSTER,
+        INTEGRATE,
         SPATIAL_DOMAIN,
         DECONVOLVE,
         JOINT_EMBED,
         PREDICT_MODALITY,
         MATCH_MODALITY,
+        TRANSFER_LABELS,
     )
 }

@@ -121,7 +121,7 @@ def _plan(
         whole_number(seed, "seed")
         for dataset in names:
             entry = data.info(one_of(dataset, data.names(task.name), "dataset"))
-            common = {"task": task.name, "dataset": dataset, "seed": seed, "data_sha256": entry["sha256"]}
+            common = {"task": task.name, "dataset": dataset, "seed": seed, "data_sha256": _identity(entry)}
             for control in CONTROLS:
                 yield {**common, "method": control, "variant": control, "kind": "control", "k": "", "knobs": {}}
             for variant, (method, kind, settings, runs) in variants.items():
@@ -129,6 +129,11 @@ def _plan(
                     known = {"n_clusters": entry["n_classes"]} if mode == "known" else {}
                     job = {**common, "method": method, "variant": variant, "kind": kind, "k": mode, "pick": pick}
                     yield {**job, "knobs": {**settings, **known}}
+
+
+def _identity(entry: Mapping[str, Any]) -> str:
+    """What tells that the data are the same: the hash of the file, or what they are simulated with."""
+    return str(entry["sha256"]) if "sha256" in entry else _text(entry["toy"])
 
 
 def _variant(

@@ -172,7 +172,17 @@ def load(name: str) -> AnnData | MuData:
         from ._problem import mixed
 
         return mixed(entry)[0]
-    return _loaded(name, entry)
+    return _made(entry) if "toy" in entry else _loaded(name, entry)
+
+
+def _made(entry: dict[str, Any]) -> AnnData:
+    """Cells of planted types, as the entry has them."""
+    from ._toy import toy_clusters
+
+    data = toy_clusters(**entry["toy"])
+    del data.varm["lfc"]  # what was planted
+    data.uns["source"] = {fact: entry[fact] for fact in ("data_source", "data_licence", "via")}
+    return data
 
 
 def _loaded(name: str, entry: dict[str, Any]) -> AnnData | MuData:

@@ -120,7 +120,9 @@ def problem(task: str, name: str, random_state: int = 0) -> Problem:
     truth = data.obs[entry["labels_key"]].copy()
     if "modalities" in entry:
         return _paired(data, truth, entry.get("pseudotime", []))
-    given = {"library_key": entry["library_key"]} if "library_key" in entry else {}
+    given = {name: entry[name] for name in ("library_key",) if name in entry}
+    if task == "integrate":
+        given["batch_key"] = entry["batch_key"]
     return Problem(_bare(data, *given.values()), truth, given)
 
 

@@ -34,6 +34,8 @@ def toy_clusters(
     theta: float = 2.0,
     dropout: float = 0.0,
     batches: int = 1,
+    batch_sd: float = BATCH_SD,
+    apart: bool = False,
     random_state: int | np.random.Generator | None = 0,
 ) -> AnnData:
     """Simulate counts with `k` planted clusters.
@@ -61,6 +63,10 @@ def toy_clusters(
         probability `sigmoid(-1.5 (log mean - m0))`, where `m0` gives the share.
     batches
         Number of batches; each changes every gene by its own factor.
+    batch_sd
+        Standard deviation of the logarithm of that factor, ≥ 0.
+    apart
+        Whether each cluster is in one batch only, the first in the first, and so on round.
     random_state
         Seed. A generator is spawned, never advanced.
 
@@ -91,10 +97,10 @@ def toy_clusters(
     change = np.zeros((n_vars, k), dtype=np.float32)
     for cluster in range(k):
         change[rng.choice(n_vars, n_de, replace=False), cluster] = lfc
-    shift = rng.normal(0, BATCH_SD, (batches, n_vars)) if batches > 1 else np.zeros((1, n_vars))
+    shift = rng.normal(0, batch_sd, (batches, n_vars)) if batches > 1 else np.zeros((1, n_vars))
 
     cell_type = rng.permutation(_codes_by_share(np.linspace(1.5, 0.5, k) / k, n_obs))
-    batch = rng.integers(batches, size=n_obs)
+    batch = cell_type % batches if apart else rng.integers(batches, size=n_obs)
     log_depth = np.log(depth) + rng.normal(-(DEPTH_SD**2) / 2, DEPTH_SD, n_obs)
 
     # one profile per (batch, cluster): shares of the genes, each row sums to 1

@@ -30,6 +30,12 @@ from ._imputation import rmse_both as rmse_both
 from ._imputation import rmse_known_nonzero as rmse_known_nonzero
 from ._imputation import rmse_nonzero as rmse_nonzero
 from ._imputation import rmse_zero as rmse_zero
+from ._integration import a_distance as a_distance
+from ._integration import batch_ari as batch_ari
+from ._integration import clisi as clisi
+from ._integration import ilisi as ilisi
+from ._integration import kbet as kbet
+from ._integration import subsampled_ari as subsampled_ari
 from ._matching import foscttm as foscttm
 from ._matching import match_accuracy as match_accuracy
 from ._matching import match_probability as match_probability

@@ -143,7 +143,7 @@ def _refuse_missing(adata: AnnData, key: str, gene: str | None, truth: str | Non
 
 def _imputed(adata: AnnData, key: str) -> np.ndarray:
     """Which genes were imputed, (n_vars,) bool; all where nothing is told."""
-    _, name = slots_of(IMPUTE, key)["imputed"]
+    _, name = slots_of(IMPUTE, key)["modelled"]
     return np.asarray(adata.var[name], dtype=bool) if name in adata.var else np.ones(adata.n_vars, dtype=bool)
 
 

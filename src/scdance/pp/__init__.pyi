@@ -5,6 +5,7 @@ from ._gauss_kernel import GaussKernel as GaussKernel
 from ._genes import Alignment as Alignment
 from ._genes import align_genes as align_genes
 from ._genes import shared_genes as shared_genes
+from ._genes_within import genes_within as genes_within
 from ._groups import Moments as Moments
 from ._groups import group_moments as group_moments
 from ._groups import mean_and_sd as mean_and_sd

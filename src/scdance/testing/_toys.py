@@ -14,11 +14,13 @@ from scdance._core.task import (
     CLUSTER,
     DECONVOLVE,
     IMPUTE,
+    INTEGRATE,
     JOINT_EMBED,
     MATCH_MODALITY,
     PREDICT_MODALITY,
     SPATIAL_DOMAIN,
     TASKS,
+    TRANSFER_LABELS,
 )
 from scdance.datasets import toy_clusters, toy_domains, toy_mixtures, toy_pairs
 
@@ -356,6 +358,8 @@ TOYS: dict[str, type[Toys]] = {
     JOINT_EMBED.name: Pairs,
     PREDICT_MODALITY.name: Asked,
     MATCH_MODALITY.name: Apart,
+    INTEGRATE.name: Toys,
+    TRANSFER_LABELS.name: Annotation,
 }
 
 

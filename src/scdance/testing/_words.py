@@ -37,6 +37,7 @@ INPUTS = {
     "pairs": "must_link",
     "prior": "prior",
     "ref.labels": "labels_key",
+    "ref.unlabelled": "labels_key",
 }
 ONLY_WHEN_NAMED = (
     "batch",
@@ -106,8 +107,9 @@ def _misnamed(trial: Trial) -> Iterator[Refusal]:
 def _known(task: Task) -> list[str]:
     """What methods of a task may need and use: that which its tool has an argument for."""
     there = inspect.signature(getattr(tl, task.name)).parameters
-    elsewhere = "labels" if "ref" in task.roles else "ref.labels"  # both come by the same argument
-    return [word for word, argument in INPUTS.items() if argument in there and word != elsewhere]
+    # all of them come by the same argument
+    elsewhere = ("labels",) if "ref" in task.roles else ("ref.labels", "ref.unlabelled")
+    return [word for word, argument in INPUTS.items() if argument in there and word not in elsewhere]
 
 
 @check

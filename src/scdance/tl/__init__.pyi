@@ -8,11 +8,13 @@ from ._deconvolve import deconvolve as deconvolve
 from ._domain_genes import domain_genes as domain_genes
 from ._hold_out import hold_out as hold_out
 from ._impute import impute as impute
+from ._integrate import integrate as integrate
 from ._joint_embed import joint_embed as joint_embed
 from ._match_modality import match_modality as match_modality
 from ._predict_modality import predict_modality as predict_modality
 from ._spatial_domain import spatial_domain as spatial_domain
 from ._split_counts import split_counts as split_counts
 from ._suggest_merges import suggest_merges as suggest_merges
+from ._transfer_labels import transfer_labels as transfer_labels
 from ._unexplained import unexplained as unexplained
 from ._vote import vote as vote

@@ -37,8 +37,8 @@ def joint_embed(
 ) -> MuData | None:
     """Put cells that were measured in two modalities into one space.
 
-    Cells that only one modality has are placed by that one; a column of ``mdata.obs`` then says what the place of each
-    comes from.
+    Cells that only one modality has are placed by that one; a column of ``mdata.obs`` says what the place of each comes
+    from.
     ``scdance.methods("joint_embed")`` lists the methods.
 
     Parameters

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from scdance._core.cells import Cells
+from scdance.graph import votes
 from scdance.pp import PCA, blocks, project
 
 from ._annotator import Annotator
-
-LEAST = 1e-3  # share of the votes that a type without any is given, so that no probability is 0
 
 
 class KNN(Annotator):
@@ -53,14 +52,7 @@ class KNN(Annotator):
         self.n_types_ = len(cells.categories)
 
     def logits(self, cells: Cells) -> np.ndarray:
-        from sklearn.neighbors import NearestNeighbors
-
-        near = NearestNeighbors(n_neighbors=min(self.n_neighbors, len(self.places_))).fit(self.places_)
-        distance, which = near.kneighbors(self._embed(cells))
-        weight = 1 / np.maximum(distance, 1e-6)
-        votes = np.zeros((cells.n_obs, self.n_types_))
-        np.add.at(votes, (np.arange(cells.n_obs)[:, None], self.votes_[which]), weight)
-        return np.log(votes / votes.sum(axis=1, keepdims=True) + LEAST)
+        return np.log(votes(self.places_, self.votes_, self._embed(cells), self.n_neighbors, self.n_types_))
 
     def _embed(self, cells: Cells) -> np.ndarray:
         return project((block for _, block in blocks(cells.x)), self.mean_, self.axes_)

@@ -90,7 +90,7 @@ class Imputer(Method):
                 sd[rows] = self._sd(mean, theta, counts, depth_of(cells)[rows])
         imputed = np.zeros(cells.n_vars, dtype=bool)
         imputed[modelled[wanted]] = True
-        result: dict[str, Any] = {"expression": out, "imputed": imputed}
+        result: dict[str, Any] = {"expression": out, "modelled": imputed}
         if sd is not None:
             result["sd"] = sd
         if len(theta):
