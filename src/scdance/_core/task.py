@@ -235,7 +235,7 @@ JOINT_EMBED = Task(
         "measured": Slot(
             "obs",
             "{key}_measured",
-            'what the place of the cell comes from: "both", or the name of the one modality that it has; none for others',
+            'what the place of the cell comes from: "both", or the one modality that it has; none for others',
             "text",
             on="mdata",
         ),
