@@ -9,9 +9,11 @@ from ._embedding import embedding as embedding
 from ._embedding_scores import embedding_scores as embedding_scores
 from ._history import history as history
 from ._imputation import imputation as imputation
+from ._integration import integration as integration
 from ._markers import markers as markers
 from ._matching import matching as matching
 from ._modality import modality_scatter as modality_scatter
 from ._modality import modality_skill as modality_skill
 from ._proportions import proportions as proportions
+from ._transfer_flow import transfer_flow as transfer_flow
 from ._uncertainty import uncertainty as uncertainty
