@@ -18,8 +18,8 @@ from scipy.sparse import block_diag, csr_matrix, diags
 import scdance as sd
 from scdance._checks import MissingPackageError, ScdanceError
 from scdance._core import registry
+from scdance._core.adapter import contained
 from scdance.graph import fuzzy, knn
-from scdance.methods.joint_embed._route import contained
 from scdance.methods.joint_embed.wnn import walk_space
 from scdance.testing import Trial
 

@@ -17,5 +17,6 @@ from ._paired import target_of as target_of
 from ._scores import components as components
 from ._scores import recipes_to_reduce as recipes_to_reduce
 from ._scores import scores as scores
+from ._scvi import ScviTools as ScviTools
 from ._torch_method import TorchMethod as TorchMethod
 from ._train import Train as Train

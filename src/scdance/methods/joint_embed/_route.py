@@ -1,21 +1,14 @@
-"""What adapters of joint embedding to other packages share: their manners, and cells that the package cannot place."""
+"""What adapters of joint embedding to other packages share: cells that the package cannot place."""
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
 from typing import Any, Self
 
 import numpy as np
 
-from scdance._checks import ScdanceError, enough_pairs
+from scdance._checks import enough_pairs
+from scdance._core.adapter import Adapter, contained
 from scdance._core.cells import Cells, Pair
-from scdance._core.method import Method
 from scdance.pp import Recipe, ridge, with_one
 from scdance.train import components, recipes_to_reduce, scores, target_of
 
@@ -23,7 +16,7 @@ DIMS = 50  # of a modality, by which it foretells the place of a cell that has n
 RIDGE = 1e-2  # of the variance of a place
 
 
-class Route(Method):
+class Route(Adapter):
     """Base of adapters: a subclass writes :meth:`embed`, where its package does the work.
 
     The package sees the cells of this run only, so that new ones cannot be placed later. A cell that it gives no place,
@@ -38,9 +31,6 @@ class Route(Method):
     n_top_genes: int | None = 2000
 
     needs = ("lognorm",)
-    inductive = False
-    keeps = ("embedding_",)
-    route = True
 
     def embed(self, pair: Pair) -> np.ndarray:
         """Places by the package, (n_obs, n_dims); NaN in the rows of cells that it gives none."""
@@ -54,18 +44,6 @@ class Route(Method):
         """Refuse too few cells to learn from."""
         if not self.is_fitted:
             enough_pairs(len(cells.both), type(self).__name__)
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        """Put back what other packages seed and set: the random states and the threads of torch."""
-        import torch
-
-        threads = torch.get_num_threads()
-        with super().session(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            try:
-                yield
-            finally:
-                torch.set_num_threads(threads)
 
     def fit(self, *, pair: Pair) -> Self:
         with contained(self.name, loud=bool(self.runtime.progress)):
@@ -100,25 +78,3 @@ def batch_of(pair: Pair) -> np.ndarray:
         if cells.batch is not None:
             code[at >= 0] = cells.batch[at[at >= 0]]
     return code
-
-
-@contextmanager
-def contained(name: str, *, loud: bool = False) -> Iterator[None]:
-    """Keep what a package prints and warns of to itself; where it ends the whole process, raise what made it do so.
-
-    With `loud`, what it prints goes to the stream of errors, where progress bars are.
-    """
-    pressed = signal.getsignal(signal.SIGINT)
-    try:
-        with warnings.catch_warnings(action="ignore"), redirect_stdout(sys.stderr if loud else StringIO()):
-            yield
-    except SystemExit as error:
-        if type(error) is not SystemExit:  # a signal told the process to end
-            raise
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-        msg = f"The package behind {name!r} gave up without a reason; look for features or cells that are all alike."
-        raise ScdanceError(msg) from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, pressed)  # some packages leave Ctrl-C without effect
