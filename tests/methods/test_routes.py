@@ -1,4 +1,4 @@
-"""Adapters of joint embedding to other packages: what they hand over and take back, with stand-ins for the packages."""
+"""Adapters to other packages: what they hand over and take back, with stand-ins for the packages."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ import scdance as sd
 from scdance._checks import MissingPackageError, ScdanceError
 from scdance._core import registry
 from scdance._core.adapter import contained
+from scdance._core.task import TASKS
 from scdance.graph import fuzzy, knn
 from scdance.methods.joint_embed.wnn import walk_space
 from scdance.testing import Trial
 
-ROUTES = [name for name in registry.names("joint_embed") if registry.get("joint_embed", name).route]
+ROUTES = [(task, name) for task in TASKS for name in registry.names(task) if registry.get(task, name).route]
 N, LONE = 60, 12  # cells, and how many of them lack one modality: half of these the proteins, half the RNA
 
 
@@ -50,38 +51,46 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None:
 # ---------------------------------------------------------------------- without the packages
 
 
-@pytest.mark.parametrize("name", ROUTES)
-def test_without_its_package_a_route_is_listed_and_says_what_to_install(name, mdata, monkeypatch):
-    cls = registry.get("joint_embed", name)
-    assert sd.methods("joint_embed").loc[name, "kind"] == "route"
+def toy(task: str) -> tuple[Any, dict[str, Any]]:
+    """An object for the tool of a task, and all that its routes may need."""
+    if task == "integrate":
+        return sd.datasets.toy_clusters(n_obs=40, n_vars=30, k=2, n_de=5, batches=2), {"batch_key": "batch"}
+    return sd.datasets.toy_pairs(n_obs=N, n_genes=50, n_proteins=8), {}
+
+
+@pytest.mark.parametrize(("task", "name"), ROUTES)
+def test_without_its_package_a_route_is_listed_and_says_what_to_install(task, name, monkeypatch):
+    cls, (data, given) = registry.get(task, name), toy(task)
+    assert sd.methods(task).loc[name, "kind"] == "route"
     ((package, extra),) = cls.extras
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
         MissingPackageError, match=rf"{name} needs the package '{package}': pip install 'scdance\[{extra}\]'"
     ):
-        sd.tl.joint_embed(mdata, name)
-    assert "X_" + name not in mdata.obsm
+        getattr(sd.tl, task)(data, method=name, **given)
+    assert "X_" + name not in data.obsm
 
 
-@pytest.mark.parametrize("name", ROUTES)
-def test_the_package_of_a_route_is_in_an_extra(name):
+@pytest.mark.parametrize(("task", "name"), ROUTES)
+def test_the_package_of_a_route_is_in_an_extra(task, name):
     extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    listed = {"muon": "muon", "mofapy2": "mofapy2", "scvi": "scvi-tools"}
-    for package, extra in registry.get("joint_embed", name).extras:
-        assert any(line.startswith(listed[package]) for line in extras["optional-dependencies"][extra])
+    listed = {"scvi": "scvi-tools"}
+    for package, extra in registry.get(task, name).extras:
+        wanted = listed.get(package, package)
+        assert any(line.startswith(wanted) for line in extras["optional-dependencies"][extra])
 
 
 @pytest.mark.parametrize("check", ["documents_its_knobs", "says_when_to_use_it", "constructs"])
-@pytest.mark.parametrize("name", ROUTES)
-def test_the_words_of_a_route_need_no_package(name, check):
-    Trial(name, "joint_embed").run(check)
+@pytest.mark.parametrize(("task", "name"), ROUTES)
+def test_the_words_of_a_route_need_no_package(task, name, check):
+    Trial(name, task).run(check)
 
 
-@pytest.mark.parametrize("name", ROUTES)
-def test_listing_the_methods_imports_no_package_of_a_route(name):
-    ((package, _),) = registry.get("joint_embed", name).extras
+@pytest.mark.parametrize(("task", "name"), ROUTES)
+def test_listing_the_methods_imports_no_package_of_a_route(task, name):
+    ((package, _),) = registry.get(task, name).extras
     if package not in sys.modules:
-        sd.methods("joint_embed")
+        sd.methods(task)
         assert package not in sys.modules
 
 
@@ -258,9 +267,15 @@ class Model:
 
     last: Any = None
 
-    def __init__(self, data, *, n_latent):
+    def __init__(self, data, *, n_latent, **size):
         type(self).last = self
-        self.data, self.n, self.history = data, n_latent, {}
+        self.data, self.n, self.size, self.history = data, n_latent, size, {}
+
+    @classmethod
+    def from_scvi_model(cls, start, *, unlabeled_category):
+        made = cls(start.data, n_latent=start.n)
+        made.start, made.unlabelled = start, unlabeled_category
+        return made
 
     @classmethod
     def setup_anndata(cls, adata, **keys):
@@ -276,15 +291,18 @@ class Model:
 
     def get_latent_representation(self):
         z, data = np.zeros((self.data.n_obs, self.n)), self.data
-        parts = [each.X for each in data.mod.values()] if hasattr(data, "mod") else [data.X, data.obsm["proteins"]]
+        parts = [each.X for each in data.mod.values()] if hasattr(data, "mod") else [data.X, *data.obsm.values()]
         for i, part in enumerate(parts):
             z[:, i] = np.asarray(part.sum(axis=1)).ravel()
         return z
 
 
+MODELS = ("TOTALVI", "MULTIVI", "SCVI", "SCANVI")
+
+
 @pytest.fixture
 def of_scvi(monkeypatch) -> type[Model]:
-    stand_in(monkeypatch, scvi={"settings": Settings(), "model": SimpleNamespace(TOTALVI=Model, MULTIVI=Model)})
+    stand_in(monkeypatch, scvi={"settings": Settings(), "model": SimpleNamespace(**dict.fromkeys(MODELS, Model))})
     return Model
 
 
@@ -409,3 +427,45 @@ def test_too_few_cells_in_both_are_refused(of_scvi):
     said = "Only 6 cells are in both modalities, but TotalVI learns from those: at least 10"
     with pytest.raises(ValueError, match=said):
         sd.tl.joint_embed(mdata, "totalvi")
+
+
+# ---------------------------------------------------------------------- integration
+
+
+@pytest.fixture
+def batches():
+    made = sd.datasets.toy_clusters(n_obs=40, n_vars=30, k=2, n_de=5, batches=2)
+    made.obs["known"] = made.obs["cell_type"].where(np.arange(40) % 2 == 0)
+    return made
+
+
+def test_scvi_sees_counts_and_batches(batches, of_scvi):
+    sd.tl.integrate(batches, "scvi", batch_key="batch", n_latent=3, epochs=7, lr=2e-3, n_layers=1)
+    seen, how = of_scvi.last.data, of_scvi.last.how
+    np.testing.assert_array_equal(seen.X.toarray(), batches.X.toarray())
+    np.testing.assert_array_equal(seen.obs["batch"].astype(str), batches.obs["batch"].astype(str))
+    assert of_scvi.keys == {"batch_key": "batch"}
+    assert (how["max_epochs"], how["plan_kwargs"], of_scvi.last.size["n_layers"]) == (7, {"lr": 2e-3}, 1)
+    np.testing.assert_allclose(batches.obsm["X_scvi"][:, 0], np.ravel(batches.X.sum(axis=1)))
+
+
+def test_scanvi_goes_on_from_scvi_and_is_told_the_known_types_only(batches, of_scvi):
+    sd.tl.integrate(batches, "scanvi", batch_key="batch", labels_key="known", epochs=7, further_epochs=3)
+    last = of_scvi.last
+    told = last.data.obs["type"].astype(str).to_numpy()
+    np.testing.assert_array_equal(told, batches.obs["known"].astype(object).fillna(last.unlabelled).astype(str))
+    assert of_scvi.keys == {"batch_key": "batch", "labels_key": "type"}
+    assert (last.start.how["max_epochs"], last.how["max_epochs"]) == (7, 3)
+
+
+def test_scanorama_gets_the_batches_apart_and_its_places_go_back_in_order(batches, monkeypatch):
+    def integrate(parts, genes, **how):
+        assert how["seed"] == 0
+        assert [len(names) for names in genes] == [parts[0].shape[1]] * 2
+        return [np.asarray(part.sum(axis=1)) * [[1, 2]] for part in parts], genes[0]
+
+    stand_in(monkeypatch, scanorama={"integrate": integrate})
+    sd.tl.integrate(batches, "scanorama", batch_key="batch")
+    x = batches.X.toarray()
+    of_cell = np.log1p(x / x.sum(axis=1, keepdims=True) * 1e4).sum(axis=1)
+    np.testing.assert_allclose(batches.obsm["X_scanorama"], of_cell[:, None] * [[1, 2]], rtol=1e-4)
