@@ -35,12 +35,13 @@ MAY_IMPORT = {
     "graph": BELOW,
     "pp": BELOW | {"graph"},
     "_core": BELOW | {"graph", "pp"},
-    "train": BELOW | {"_core.method", "_core.cells", "graph", "pp"},
+    "train": BELOW | {"_core.method", "_core.cells", "_core.adapter", "graph", "pp"},
     "_docs": BELOW | {"_core.task"},
     "metrics": BELOW | {"_core.task", "_core.counts", "_core.answers", "_core.beside", "_core.objects", "graph", "pp"},
     "datasets": BELOW | {"_core.task", "pp", "graph"},
     "pl": BELOW | {"_core.task", "_core.counts", "_core.answers", "_core.write", "metrics"},
-    "methods": BELOW | {"_core.method", "_core.cells", "_core.expression", "train", "nn", "graph", "pp"},
+    "methods": BELOW
+    | {"_core.method", "_core.cells", "_core.adapter", "_core.expression", "train", "nn", "graph", "pp"},
     "tl": TOOL,
     "_fit": TOOL,
     "_report": BELOW | {"_core", "_docs", "pl", "metrics", "pp"},
@@ -53,7 +54,7 @@ ROOMS = {*MAY_IMPORT, "cli"}
 MAY_IMPORT["cli"] = ROOMS - {"methods"}
 TORCH_ROOMS = {"train", "nn", "methods", "testing"}  # and graph/_torch.py
 TORCH_SEED = r"torch\.(\w+\.)?(manual_seed(_all)?|seed(_all)?)"
-ROUTES, HANDED_ON = {"_route", "_scvi"}, {"anndata", "mudata"}  # bases of adapters; what these may make
+ROUTES, HANDED_ON = {"adapter", "_route", "_scvi"}, {"anndata", "mudata"}  # bases of adapters; what these may make
 SAID_BY_NAME = {"_settings", "_checks", "_docs", "_fit", "_report"}  # private files that are imported by their own name
 
 

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from scdance import datasets
 from scdance._checks import InputError
 from scdance._settings import settings
-from scdance.datasets import _load
+from scdance.datasets import _load, _problem
 
 COUNTS = np.random.default_rng(0).poisson(0.5, (30, 12))
 LABELS = np.arange(30) % 3 + 1
@@ -528,6 +528,94 @@ def test_all_that_is_hidden_is_hidden_in_a_way_there_is():
         how = dict(datasets.info(name)["hidden"])
         assert how.pop("n_top_genes", 1) > 0
         mask(sp.csr_matrix(COUNTS), rng=np.random.default_rng(0), **how)
+
+
+# Problems of label transfer: a reference of which some cells have labels, and other cells
+
+
+@pytest.fixture
+def transferred(monkeypatch):
+    """The problem of cells of one protocol with few labels, asked for those of another; or of two modalities."""
+    names = [f"cell_{i}" for i in range(200)]
+    obs = pd.DataFrame({"kind": pd.Categorical(np.repeat(["a", "b", "c"], [150, 48, 2])), "kit": ["one", "two"] * 100})
+    obs.index = names
+    rng = np.random.default_rng(0)
+    rna = anndata.AnnData(sp.csr_matrix(rng.poisson(1.0, (200, 6))), obs, pd.DataFrame(index=list("ABCDEF")))
+    atac = anndata.AnnData(sp.csr_matrix(rng.poisson(1.0, (200, 9))), obs.copy())
+    atac.varm["link"], atac.uns["link_genes"] = sp.csr_matrix(np.eye(9, 6)), np.array(list("ABCDEF"))
+    for each in (rna, atac):
+        each.obsm["X_kind"] = pd.get_dummies(obs["kind"]).to_numpy(dtype=float)
+    with mudata.set_options(pull_on_update=False):
+        both = mudata.MuData({"rna": rna, "atac": atac[::-1].copy()})
+    both.obs["kind"] = obs["kind"].reindex(both.obs_names)
+    sides = {
+        "key": {"key": "kit", "ref": ["one"], "cells": ["two"]},
+        "halves": {"ref": "rna", "cells": "atac", "link": "link"},
+    }
+
+    def given(how, share, seed=0):
+        entry = {"tasks": ["transfer_labels"], "labels_key": "kind", "transfer": {**sides[how], "share": share}}
+        monkeypatch.setattr(_problem, "info", lambda name: entry)
+        monkeypatch.setattr(_problem, "names", lambda task: ["toy"])
+        monkeypatch.setattr(_problem, "load", lambda name: rna.copy() if how == "key" else both)
+        return datasets.problem("transfer_labels", "toy", seed), obs["kind"]
+
+    return given
+
+
+@pytest.mark.parametrize("how", ["key", "halves"])
+def test_a_share_of_the_reference_has_labels_and_each_type_one(transferred, how):
+    given, kinds = transferred(how, 0.02)
+    ref, key = given.arguments["ref"], given.arguments["labels_key"]
+    known = ref.obs[key].dropna()
+    assert len(ref) == 100 == len(given.data) and not set(ref.obs_names) & set(given.data.obs_names)
+    assert (known.astype(str) == kinds[known.index].astype(str)).all()
+    assert set(known) == set(kinds[ref.obs_names]) and 2 <= len(known) <= 4
+
+
+@pytest.mark.parametrize("how", ["key", "halves"])
+def test_nothing_is_left_of_labels_that_are_hidden_and_of_those_that_are_asked(transferred, how):
+    given, kinds = transferred(how, 0.2)
+    ref = given.arguments["ref"]
+    for part in (given.data, ref):
+        assert not part.uns and not part.obsm and not part.obsp and not part.varm and not part.layers
+        assert part.raw is None and not part.is_view and list(part.var) == []
+    assert list(given.data.obs) == [] and list(ref.obs) == ["kind"]
+    assert ref.obs["kind"].notna().sum() in (20, 21)  # one more for the rarest type
+    assert given.truth.index.equals(given.data.obs_names)
+    assert (given.truth.astype(str) == kinds[given.data.obs_names].astype(str)).all()
+
+
+def test_the_cells_that_are_asked_have_genes_and_the_counts_of_their_peaks(transferred):
+    given, _ = transferred("halves", 0.1)
+    whole = _problem.load("toy")
+    assert list(given.data.var_names) == list(given.arguments["ref"].var_names) == list("ABCDEF")
+    expected = whole["atac"][given.data.obs_names].X.toarray()[:, :6]
+    np.testing.assert_array_equal(given.data.X.toarray(), expected)
+
+
+@pytest.mark.parametrize("how", ["key", "halves"])
+def test_the_seed_decides_which_labels_are_given_and_more_include_fewer(transferred, how):
+    few, again, more = (set(known(transferred(how, share))) for share in (0.1, 0.1, 0.2))
+    assert few == again < more
+    assert few != set(known(transferred(how, 0.1, seed=1)))
+
+
+def known(given):
+    return given[0].arguments["ref"].obs["kind"].dropna().index
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", datasets.names("transfer_labels"))
+def test_every_reference_has_its_share_of_labels_and_every_type_that_is_asked(name):
+    entry = datasets.info(name)
+    if _load._in_data_dir(entry) is None:
+        pytest.skip(f"{entry['file']} is not in SCDANCE_DATA_DIR")
+    given = datasets.problem("transfer_labels", name)
+    labels = given.arguments["ref"].obs[entry["labels_key"]]
+    assert entry["transfer"]["share"] <= labels.notna().mean() + 0.001 < entry["transfer"]["share"] + 0.01
+    assert set(given.truth) <= set(labels.dropna())
+    assert list(given.data.obs) == []
 
 
 # Mixtures in known shares

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from scdance._checks import one_of
 from scdance._core.task import TASKS
 from scdance._settings import unpulled
-from scdance.pp import Recipe, canonical, mask
+from scdance.pp import Recipe, canonical, gene_activity, mask
 
 from ._load import _loaded, info, load, names
 from ._split_reference import split_reference
@@ -74,7 +74,7 @@ def problem(task: str, name: str, random_state: int = 0) -> Problem:
     name
         Name of a data set that can score it, see :func:`names`.
     random_state
-        Seed of what is drawn: the split into reference and query, or what is hidden.
+        Seed of what is drawn: the split into reference and query, which labels are given, or what is hidden.
 
     Returns
     -------
@@ -117,6 +117,8 @@ def problem(task: str, name: str, random_state: int = 0) -> Problem:
         return _apart(data, entry["apart"], random_state)
     if "asked" in entry:
         return _asked(data, entry["asked"], entry["labels_key"], random_state)
+    if "transfer" in entry:
+        return _transferred(data, entry["transfer"], entry["labels_key"], random_state)
     truth = data.obs[entry["labels_key"]].copy()
     if "modalities" in entry:
         return _paired(data, truth, entry.get("pseudotime", []))
@@ -208,6 +210,32 @@ def _apart(data: MuData, how: dict[str, Any], random_state: int) -> Problem:
         new.reindex(known).astype(str),
         {"source": how["source"], "target": how["target"], **({"batch_key": "batch"} if kept else {})},
     )
+
+
+def _transferred(data: Any, how: dict[str, Any], labels_key: str, random_state: int) -> Problem:
+    """A reference of which some cells keep their labels, and other cells of another layer or protocol; their types."""
+    rng, labels = np.random.default_rng([random_state, 7]), data.obs[labels_key]
+    if "key" in how:
+        ref, cells = (data[data.obs[how["key"]].isin(how[role]).to_numpy()] for role in ("ref", "cells"))
+    else:
+        half = rng.permutation(data.n_obs) < data.n_obs // 2
+        ref = data.mod[how["ref"]][data.obs_names[half]]
+        cells = gene_activity(data.mod[how["cells"]][data.obs_names[~half]], how["link"])
+    known = labels[ref.obs_names]
+    bare = _without(ref, [])
+    bare.obs[labels_key] = known.where(_labelled(known, how["share"], rng))
+    truth = labels[cells.obs_names].cat.remove_unused_categories()
+    return Problem(_without(cells, []), truth, {"ref": bare, "labels_key": labels_key})
+
+
+def _labelled(labels: pd.Series, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Which cells keep their label: a share at random, and one of each type that got none; more hold those of fewer."""
+    order = rng.permutation(len(labels))
+    kept = np.zeros(len(labels), dtype=bool)
+    kept[order[: round(share * len(labels))]] = True
+    first_of_type = ~labels.iloc[order].duplicated().to_numpy()
+    kept[order[first_of_type & ~labels.iloc[order].isin(labels[kept]).to_numpy()]] = True
+    return kept
 
 
 def _drawn(source: AnnData, how: dict[str, Any], rng: np.random.Generator) -> np.ndarray:

@@ -30,4 +30,5 @@ from ._torch import Sparse as Sparse
 from ._torch import spmm as spmm
 from ._torch import to_dgl as to_dgl
 from ._torch import to_pyg as to_pyg
+from ._transport import sinkhorn as sinkhorn
 from ._votes import votes as votes

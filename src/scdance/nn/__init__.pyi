@@ -1,8 +1,12 @@
 from ._adjacency import adjacency_loss as adjacency_loss
+from ._adversarial import adversarial_ramp as adversarial_ramp
+from ._adversarial import reverse_gradient as reverse_gradient
 from ._attention import GPSBlock as GPSBlock
 from ._attention import Heard as Heard
 from ._attention import LinearAttention as LinearAttention
 from ._attention import Message as Message
+from ._batch_vae import BatchVAE as BatchVAE
+from ._batch_vae import Posterior as Posterior
 from ._counts import CountHead as CountHead
 from ._counts import CountParameters as CountParameters
 from ._counts import log_nb as log_nb

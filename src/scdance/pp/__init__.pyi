@@ -2,6 +2,7 @@ from ._canonical import Canonical as Canonical
 from ._canonical import canonical_correlations as canonical_correlations
 from ._cell_cycle import cell_cycle_scores as cell_cycle_scores
 from ._gauss_kernel import GaussKernel as GaussKernel
+from ._gene_activity import gene_activity as gene_activity
 from ._genes import Alignment as Alignment
 from ._genes import align_genes as align_genes
 from ._genes import shared_genes as shared_genes
