@@ -82,11 +82,12 @@ def _depth_of_user() -> int:
 
 
 def package(name: str, *, extra: str, why: str) -> Any:
-    """Import the optional package `name`, or say how to install it."""
+    """Import the optional package `name`, without what it then warns of, or say how to install it."""
     import importlib
 
     try:
-        return importlib.import_module(name)
+        with warnings.catch_warnings(action="ignore"):
+            return importlib.import_module(name)
     except ImportError as error:
         msg = f"{why} needs the package {name!r}: pip install 'scdance[{extra}]'  ({error})"
         raise MissingPackageError(msg, name=name) from error
@@ -132,6 +133,13 @@ def whole_number(value: Any, what: str, *, least: int = 0) -> int:
         msg = f"{what} must be a whole number of at least {least}, but is {value!r}."
         raise InputError(msg)
     return int(value)
+
+
+def above_zero(value: float, what: str) -> None:
+    """Refuse a number that is not above 0."""
+    if not value > 0:
+        msg = f"{what}={value!r}, but it must be above 0."
+        raise InputError(msg)
 
 
 def enough_pairs(n: int, who: str, *, least: int = 10) -> None:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
+from typing import Any
 
 from scdance._checks import ScdanceError
 
@@ -55,3 +56,16 @@ def contained(name: str, *, loud: bool = False) -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, pressed)  # some packages leave Ctrl-C without effect
+
+
+@contextmanager
+def set_for_now(holder: Any, **values: Any) -> Iterator[None]:
+    """Set attributes of a package, and put back what they were."""
+    before = {name: getattr(holder, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(holder, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(holder, name, value)

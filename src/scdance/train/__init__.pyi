@@ -19,4 +19,5 @@ from ._scores import recipes_to_reduce as recipes_to_reduce
 from ._scores import scores as scores
 from ._scvi import ScviTools as ScviTools
 from ._torch_method import TorchMethod as TorchMethod
+from ._torch_method import torch_device as torch_device
 from ._train import Train as Train

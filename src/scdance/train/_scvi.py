@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from scdance._checks import InputError, one_of, package, whole_number
-from scdance._core.adapter import Adapter
+from scdance._checks import above_zero, one_of, package, whole_number
+from scdance._core.adapter import Adapter, set_for_now
 from scdance._settings import settings
 
 ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
@@ -46,9 +46,7 @@ class ScviTools(Adapter):
         super().check()
         for name in ("n_latent", "epochs", "batch_size"):
             whole_number(getattr(self, name), name, least=1)
-        if self.lr <= 0:
-            msg = f"lr={self.lr!r}, but it must be above 0."
-            raise InputError(msg)
+        above_zero(self.lr, "lr")
         one_of(self.device.partition(":")[0], ACCELERATORS, "device")
 
     @contextmanager
@@ -56,19 +54,16 @@ class ScviTools(Adapter):
         """Seed scvi-tools in its own way, which touches torch, the environment and cuDNN, and put those back."""
         import torch
 
-        scvi = self.scvi
-        environment, cudnn, seed = dict(os.environ), torch.backends.cudnn, scvi.settings.seed
-        flags = (cudnn.deterministic, cudnn.benchmark)
+        scvi, environment, cudnn = self.scvi, dict(os.environ), torch.backends.cudnn
+        flags = {name: getattr(cudnn, name) for name in ("deterministic", "benchmark")}
         levels = {name: logging.getLogger(name).level for name in LOGGERS}
-        with super().session():
+        with super().session(), set_for_now(cudnn, **flags):
             try:
                 for name in LOGGERS:
                     logging.getLogger(name).setLevel(logging.WARNING)
-                scvi.settings.seed = self.random_state
-                yield
+                with set_for_now(scvi.settings, seed=self.random_state):
+                    yield
             finally:
-                scvi.settings.seed = seed
-                cudnn.deterministic, cudnn.benchmark = flags
                 for name, level in levels.items():
                     logging.getLogger(name).setLevel(level)
                 for name in set(os.environ) - set(environment):

@@ -41,19 +41,7 @@ class TorchMethod(Method):
     @property
     def target(self) -> torch.device:
         """The device that `device` means."""
-        name = self.device if self.device != "auto" else settings.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            found = torch.device(name)
-        except RuntimeError as error:
-            msg = f"device={name!r} is not a device of PyTorch; pass 'auto', 'cpu', 'cuda' or 'mps'."
-            raise InputError(msg) from error
-        n_there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-        if (found.index or 0) >= n_there.get(found.type, 1):
-            msg = f"device={name!r}, but PyTorch {torch.__version__} finds no such device here; pass device='cpu'."
-            raise InputError(msg)
-        return found
+        return torch_device(self.device)
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -101,3 +89,41 @@ class TorchMethod(Method):
         self.net_ = self.net().to(self.target)
         self.net_.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
         self.net_.eval()
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of a name.
+
+    Parameters
+    ----------
+    name
+        "cpu", "cuda", "mps" or another device of PyTorch; "auto": that of the settings, or a GPU where there is one.
+
+    Returns
+    -------
+    The device, which is there.
+
+    Raises
+    ------
+    InputError
+        PyTorch knows no such device, or does not find it here.
+
+    Examples
+    --------
+    >>> from scdance import train
+    >>> train.torch_device("cpu")
+    device(type='cpu')
+    """
+    name = name if name != "auto" else settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(name)
+    except RuntimeError as error:
+        msg = f"device={name!r} is not a device of PyTorch; pass 'auto', 'cpu', 'cuda' or 'mps'."
+        raise InputError(msg) from error
+    n_there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (found.index or 0) >= n_there.get(found.type, 1):
+        msg = f"device={name!r}, but PyTorch {torch.__version__} finds no such device here; pass device='cpu'."
+        raise InputError(msg)
+    return found
