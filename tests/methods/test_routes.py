@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -18,10 +19,11 @@ from scipy.sparse import block_diag, csr_matrix, diags
 import scdance as sd
 from scdance._checks import MissingPackageError, ScdanceError
 from scdance._core import registry
-from scdance._core.adapter import contained
+from scdance._core.adapter import contained, set_for_now
 from scdance._core.task import TASKS
 from scdance.graph import fuzzy, knn
 from scdance.methods.joint_embed.wnn import walk_space
+from scdance.methods.match_modality.glue import guidance
 from scdance.testing import Trial
 
 ROUTES = [(task, name) for task in TASKS for name in registry.names(task) if registry.get(task, name).route]
@@ -395,7 +397,117 @@ def test_numbers_out_of_range_are_refused(mdata, of_scvi, knobs, said):
         sd.tl.joint_embed(mdata, "totalvi", **knobs)
 
 
+# ---------------------------------------------------------------------- scglue
+
+
+class Glued:
+    """In the place of scglue: the places of cells are their scores; what it was given and told is kept."""
+
+    def __init__(self):
+        self.log = SimpleNamespace(console_log_level=logging.INFO)
+        self.config = SimpleNamespace(
+            CPU_ONLY=False, GRAPH_SHUFFLE_NUM_WORKERS=1, DATALOADER_PIN_MEMORY=True, ALLOW_TRAINING_INTERRUPTION=True
+        )
+        self.models = SimpleNamespace(
+            PairedSCGLUEModel=lambda *data, **size: SimpleNamespace(net=SimpleNamespace(device=None)),
+            configure_dataset=lambda table, kind, **told: table.uns.update(told, kind=kind),
+            fit_SCGLUE=self.fit,
+        )
+
+    def fit(self, tables, graph, model, *, skip_balance, init_kws, compile_kws, fit_kws):
+        self.tables, self.graph, self.net = tables, graph, model(tables, sorted(graph), **init_kws).net
+        self.how = {**init_kws, **compile_kws, **fit_kws}
+        self.then, self.level = dict(vars(self.config)), self.log.console_log_level
+        (Path(fit_kws["directory"]) / "checkpoint").touch()
+        print("training")  # noqa: T201, as the package does
+        n = init_kws["latent_dim"]
+        return SimpleNamespace(encode_data=lambda role, table: table.obsm["scores"][:, :n])
+
+
+@pytest.fixture
+def of_scglue(monkeypatch) -> Glued:
+    made = Glued()
+    stand_in(monkeypatch, scglue=vars(made))
+    return made
+
+
+def test_glue_tells_by_their_names_which_cells_are_pairs(mdata, of_scglue):
+    sd.tl.match_modality(mdata, "glue", n_latent=3, batch_key="donor")
+    seen, n_pairs = of_scglue.tables, N - LONE
+    for role, name in (("source", "rna"), ("target", "prot")):
+        table = seen[role]
+        np.testing.assert_array_equal(table.X.toarray(), mdata[name].X.toarray())
+        told = {"kind": "NB", "use_rep": "scores", "use_batch": "batch", "use_obs_names": True}
+        assert table.uns == {**told, "use_highly_variable": False}
+        assert table.obs["batch"].nunique() == 2
+        np.testing.assert_allclose((table.obsm["scores"] ** 2).mean(axis=1), 1, rtol=1e-4)
+    there = {role: dict(zip(table.obs_names, mdata[name].obs_names, strict=True))
+             for (role, table), name in zip(seen.items(), ("rna", "prot"), strict=True)}  # fmt: skip
+    shared = there["source"].keys() & there["target"].keys()
+    assert 0.8 * n_pairs <= len(shared) < n_pairs  # some are held out
+    assert all(there["source"][pair] == there["target"][pair] for pair in shared)
+
+
+def test_places_by_glue_go_back_to_their_cells(mdata, of_scglue):
+    sd.tl.match_modality(mdata, "glue", n_latent=3)
+    z = mdata.obsm["X_glue"]
+    for role, name in (("source", "rna"), ("target", "prot")):
+        places = of_scglue.tables[role].obsm["scores"][:, :3]
+        places = places / np.linalg.norm(places, axis=1, keepdims=True)
+        own = has(mdata, name) & (~has(mdata, "rna") | (role == "source"))
+        at = mdata[name].obs_names.get_indexer(mdata.obs_names[own])
+        np.testing.assert_allclose(z[own], places[at], rtol=1e-5)
+
+
+def test_settings_of_scglue_are_those_of_the_user_after_the_call(mdata, of_scglue, capsys):
+    before = dict(vars(of_scglue.config))
+    sd.tl.match_modality(mdata, "glue", n_latent=3, device="cpu", random_state=4, lr=0.1, progress=False)
+    assert of_scglue.then == {**dict.fromkeys(before, False), "CPU_ONLY": True, "GRAPH_SHUFFLE_NUM_WORKERS": 0}
+    assert (of_scglue.level, of_scglue.log.console_log_level) == (logging.CRITICAL, logging.INFO)
+    assert vars(of_scglue.config) == before
+    assert str(of_scglue.net.device) == "cpu"
+    assert not Path(of_scglue.how.pop("directory")).exists()
+    assert of_scglue.how == {
+        "latent_dim": 3, "random_seed": 4, "lr": 0.1, "data_batch_size": 128, "max_epochs": "AUTO",
+        "lam_joint_cross": 1.0, "lam_real_cross": 1.0, "lam_cos": 1.0,
+    }  # fmt: skip
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"), [({"lr": 0.0}, "lr"), ({"epochs": 0}, "epochs"), ({"device": "abacus"}, "device")]
+)
+def test_numbers_out_of_range_are_refused_by_glue(mdata, of_scglue, knobs, said):
+    with pytest.raises(ValueError, match=said):
+        sd.tl.match_modality(mdata, "glue", **knobs)
+
+
+def test_features_are_linked_with_those_that_correlate_most_of_either_sign():
+    rng = np.random.default_rng(0)
+    x, noise = rng.random((200, 3)), rng.random((200, 2))
+    y = np.column_stack([2 - x[:, 1] + 0.1 * noise[:, 0], x[:, 2] + noise[:, 1], np.ones(200)])
+    graph = guidance(csr_matrix(x), csr_matrix(y), 1)
+    r = np.corrcoef(x.T, y[:, :2].T)[:3, 3:]
+    expected = {(f"source{i}", f"target{j}") for j, i in enumerate(abs(r).argmax(axis=0))}
+    expected |= {(f"source{i}", f"target{j}") for i, j in enumerate(abs(r).argmax(axis=1))}
+    links = {tuple(sorted(edge[:2])): edge[2] for edge in graph.edges(data=True)}
+    assert {pair for pair in links if pair[0] != pair[1]} == expected  # the constant feature has none
+    for role in ("source", "target"):
+        assert all(links[f"{role}{i}", f"{role}{i}"] == {"weight": 1.0, "sign": 1} for i in range(3))
+    for (one, other), told in ((pair, links[pair]) for pair in expected):
+        value = r[int(one[-1]), int(other[-1])]
+        assert told["weight"] * told["sign"] == pytest.approx(value, abs=1e-5)
+
+
 # ---------------------------------------------------------------------- manners
+
+
+def test_what_is_set_for_now_is_put_back_after_an_error():
+    holder = SimpleNamespace(one=1, other=2)
+    with pytest.raises(KeyError), set_for_now(holder, one=5):
+        assert (holder.one, holder.other) == (5, 2)
+        raise KeyError
+    assert holder.one == 1
 
 
 def test_a_package_that_ends_the_process_on_ctrl_c_does_not_end_it():
