@@ -160,11 +160,13 @@ def test_the_diagonal_is_that_of_perfect_calibration(adata):
     assert ax.get_aspect() == 1
 
 
-def test_types_with_a_slash_are_right_where_they_are(adata):
+@pytest.mark.parametrize("task", ["annotate", "transfer_labels"])
+def test_types_with_a_slash_are_right_where_they_are(adata, task):
+    adata.uns["scdance"] = {task: adata.uns["scdance"].pop("annotate")}
     ((expected, _),) = points(pl.calibration(adata, "mine", truth="truth"))
     adata.obs["truth"] = adata.obs["truth"].cat.rename_categories({"b": "b/d"})
     adata.obsm["mine_proba"].columns = ["a", "b|d", "c"]
-    adata.uns["scdance"]["annotate"]["mine"]["categories"] = np.array(["a", "b/d", "c"])
+    adata.uns["scdance"][task]["mine"]["categories"] = np.array(["a", "b/d", "c"])
     ((found, _),) = points(pl.calibration(adata, "mine", truth="truth"))
     np.testing.assert_array_equal(found, expected)
 

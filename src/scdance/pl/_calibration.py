@@ -7,7 +7,7 @@ import numpy as np
 
 from scdance import metrics
 from scdance._checks import InputError
-from scdance._core.task import ANNOTATE
+from scdance._core.task import ANNOTATE, TRANSFER_LABELS
 from scdance._core.write import record_of
 
 from ._shared import GREY, groups, probabilities, single
@@ -78,7 +78,8 @@ def calibration(
     for key, proba in drawn.items():
         values = proba.to_numpy()
         best = values.max(axis=1)
-        names = record_of(adata, ANNOTATE, key).get("categories", proba.columns)  # columns may hold "|" for "/"
+        records = (record_of(adata, task, key) for task in (ANNOTATE, TRANSFER_LABELS))
+        names = next((told["categories"] for told in records if "categories" in told), proba.columns)  # "|" for "/"
         right = np.array([*map(str, names)])[values.argmax(axis=1)] == true
         parts = np.array_split(np.argsort(best, kind="stable"), max(1, min(n_bins, len(rows) // FEWEST)))
         x, y = (np.array([values[part].mean() for part in parts]) for values in (best, right.astype(float)))
@@ -89,7 +90,7 @@ def calibration(
         )
     ax.set(xlabel="probability of the likeliest type", ylabel="share of right calls", xlim=(0, 1.02), ylim=(0, 1.02))
     ax.set_aspect("equal")
-    ax.legend(frameon=False, loc="upper left")
+    ax.legend(frameon=False)
     return ax
 
 

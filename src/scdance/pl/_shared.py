@@ -62,12 +62,13 @@ def groups(adata: AnnData, key: str, *, what: str) -> pd.Categorical:
 
 
 def probabilities(adata: AnnData, key: str) -> pd.DataFrame:
-    """Probabilities of the types by a run of `annotate`, (n_obs, n_types)."""
+    """Probabilities of the types by a run of `annotate` or `transfer_labels`, (n_obs, n_types)."""
     name = f"{key}_proba"
     if name not in adata.obsm:
         msg = (
             f"No {name!r} in `adata.obsm`, which has {listed(adata.obsm)}.{nearest(name, map(str, adata.obsm))} Pass "
-            "the `key_added` of a run of `scdance.tl.annotate`, or the name of its method."
+            "the `key_added` of a run of `scdance.tl.annotate` or `scdance.tl.transfer_labels`, or the name of its "
+            "method."
         )
         raise MissingKeyError(msg)
     return adata.obsm[name]
