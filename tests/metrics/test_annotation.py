@@ -3,7 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, f1_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    f1_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from scdance import metrics
 from scdance._checks import InputError
@@ -45,6 +52,19 @@ def test_scores_of_labels_are_those_of_scikit_learn(calls):
     assert metrics.accuracy(truth, labels) == pytest.approx(accuracy_score(truth, labels))
     assert metrics.balanced_accuracy(truth, labels) == pytest.approx(balanced_accuracy_score(truth, labels))
     assert metrics.macro_f1(truth, labels) == pytest.approx(f1_score(truth, labels, average="macro"))
+
+
+def test_recall_of_types_is_that_of_scikit_learn_and_its_mean_is_the_balanced_accuracy(calls):
+    truth, labels = calls
+    found = metrics.recall_of_types(truth, labels)
+    assert list(found.index) == sorted(NAMES)
+    np.testing.assert_allclose(found, recall_score(truth, labels, labels=found.index, average=None))
+    assert found.mean() == metrics.balanced_accuracy(truth, labels)
+
+
+def test_a_type_that_is_never_given_is_recalled_by_none_and_one_that_the_truth_lacks_is_no_row():
+    found = metrics.recall_of_types(["T", "B", None, "T"], ["T", "mast", "B", "unknown"])
+    assert found.to_dict() == {"B": 0, "T": 0.5}
 
 
 def test_types_that_the_truth_lacks_are_not_averaged_over(calls):

@@ -251,6 +251,46 @@ def test_a_distance_of_many_cells_is_that_of_a_fixed_sample(monkeypatch):
     assert sampled == pytest.approx(whole, abs=0.4)
 
 
+# Distance to a reference
+
+
+@pytest.mark.parametrize(("n", "n_ref"), [(2000, 2000), (3600, 400)])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
+def test_distance_to_a_reference_is_that_of_two_normal_distributions(n, n_ref, shift, rng):
+    x, ref = rng.normal(size=(n, 2)), rng.normal([shift, 0], size=(n_ref, 2))
+    expected = 2 * (2 * norm.cdf(shift / 2) - 1)  # 2 (1 − 2 ε), ε = Φ(−shift / 2)
+    assert metrics.a_distance_to_ref(x, ref) == pytest.approx(expected, abs=0.1)
+
+
+def test_distance_to_a_reference_is_that_of_nearest_means_on_cells_held_out(rng):
+    x, ref = rng.normal(size=(1000, 3)), rng.normal([0.8, -0.8, 0.4], size=(1000, 3))
+    wrong = []
+    for part in range(5):  # of spheres of one size, the nearer mean is the best there is
+        held = np.arange(1000) % 5 == part
+        means = x[~held].mean(axis=0), ref[~held].mean(axis=0)
+        for side, own in ((x, 0), (ref, 1)):
+            far = [np.linalg.norm(side[held] - mean, axis=1) for mean in means]
+            wrong.append(np.mean(far[own] > far[1 - own]))
+    assert metrics.a_distance_to_ref(x, ref) == pytest.approx(2 * (1 - 2 * np.mean(wrong)), abs=0.05)
+
+
+def test_sides_that_are_centred_by_themselves_are_not_told_apart_by_a_line(rng):
+    x, ref = rng.normal(size=(500, 2)), 4 * rng.normal(size=(500, 2))
+    assert metrics.a_distance_to_ref(x - x.mean(axis=0), ref - ref.mean(axis=0)) < 0.2
+
+
+def test_without_a_reference_or_with_too_few_cells_there_is_no_distance():
+    assert np.isnan(metrics.a_distance_to_ref(X))
+    assert np.isnan(metrics.a_distance_to_ref(X, X[:4]))
+
+
+def test_a_reference_in_another_space_is_refused():
+    with pytest.raises(InputError, match="cells have 3 dimensions and their reference 2"):
+        metrics.a_distance_to_ref(X, X[:, :2])
+    with pytest.raises(InputError, match=r"finite numbers.*1 of 240 rows"):
+        metrics.a_distance_to_ref(X, np.where(np.arange(240)[:, None] == 5, np.nan, X))
+
+
 # All of them
 
 

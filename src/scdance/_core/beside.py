@@ -1,4 +1,4 @@
-"""What scores compare a space with beside labels: batches, known trajectories, the RNA and its cell cycle."""
+"""What scores compare a space with beside labels: batches, known times, the RNA and its cell cycle, the reference."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .scan import scan
 from .task import Task
 from .write import record_of
 
-BESIDE = ("batch", "pseudotime", "expression", "cycle")  # by the scores that compare with them
+BESIDE = ("batch", "pseudotime", "expression", "cycle", "ref_embedding")  # by the scores that compare with them
 RNA = "rna"
 
 
@@ -32,12 +32,13 @@ def beside(
     *,
     batch_key: str | None,
     pseudotime: str | Sequence[str] | None,
+    ref: Any = None,
 ) -> dict[str, Any]:
     """Those of `needs` that are among these; each is None where it was not named or is not there.
 
     `batch`, one for each cell; `pseudotime`, (n_obs, n_trajectories), NaN where a cell is not on one; `expression`,
     the log-normalised RNA, (n_obs, n_vars) CSR; `cycle`, its scores of two phases, (n_obs, 2), NaN for cells without
-    RNA.
+    RNA; `ref_embedding`, where the run put the reference, (n_ref, n_latent).
     """
     given: dict[str, Any] = {}
     if "batch" in needs:
@@ -47,7 +48,21 @@ def beside(
         given["pseudotime"] = np.column_stack([_times(data, name) for name in names]) if names else None
     if {"expression", "cycle"} & set(needs):
         given["expression"], given["cycle"] = _rna(data, task, key)
+    if "ref_embedding" in needs:
+        given["ref_embedding"] = None if ref is None else _places(ref, task, key)
     return given
+
+
+def _places(ref: Any, task: Task, key: str) -> Any:
+    """The embedding of the reference that the run wrote."""
+    name = task.gives["embedding"].name.format(key=key)
+    if name not in ref.obsm:
+        msg = (
+            f"No {name!r} in `ref.obsm`, where the reference would stand in the space of the run; it has "
+            f"{listed(ref.obsm)}. Run the tool with `write_ref=True`, or leave `ref=` out."
+        )
+        raise MissingKeyError(msg)
+    return ref.obsm[name]
 
 
 def _of_cells(data: Any, key: str, what: str, argument: str) -> Any:

@@ -88,4 +88,7 @@ def check_reference(model: Method, ref: Any, task: Task, key: str) -> None:
     if model.is_fitted or ref is None:
         msg = "`write_ref=True` writes the places of the reference, so it needs one: pass `ref=` and a method to train."
         raise InputError(msg)
+    if not hasattr(model, "place"):
+        msg = f"{model.name} has no common space in which to place the reference; leave `write_ref=True` out."
+        raise InputError(msg)
     check_slots(ref, task, key, model.name)

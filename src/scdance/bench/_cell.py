@@ -112,6 +112,8 @@ def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
         for where, name, value in CONTROLS[job["method"]](task, problem, job["seed"]):
             getattr(holder, where)[name] = value
     else:
+        if _places_ref(registry.get(task.name, job["method"]), wanted):
+            problem.arguments["write_ref"] = True
         row = _solve(problem, job, picker)
     truth: Any = problem.truth
     if task.truth != "mod":
@@ -120,12 +122,19 @@ def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
     if problem.beside is not None:
         problem.data.obs[problem.beside.columns] = problem.beside
         compared["pseudotime"] = list(problem.beside)
+    if "write_ref" in problem.arguments:
+        compared["ref"] = problem.arguments["ref"]
     table = metrics.score(problem.data, task.name, key=KEY, truth=truth, **compared)
     scores = {name: float(table[name].item()) for name in task.metrics}
     row |= scores | picker.row(scores)
     row["n_clusters"] = int(problem.data.obs[KEY].nunique()) if "labels" in task.gives else ""
     row["versions"] = versions(__version__)
     return row
+
+
+def _places_ref(cls: Any, metrics: list[Any]) -> bool:
+    """Whether a metric asks where the reference lies, and the method can tell."""
+    return hasattr(cls, "place") and any("ref_embedding" in metric.needs for metric in metrics)
 
 
 def _import(job: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from ._annotation import brier as brier
 from ._annotation import ece as ece
 from ._annotation import macro_f1 as macro_f1
 from ._annotation import novelty_auroc as novelty_auroc
+from ._annotation import recall_of_types as recall_of_types
 from ._annotation import set_coverage as set_coverage
 from ._annotation import set_size as set_size
 from ._clustering import accuracy_matched as accuracy_matched
@@ -31,6 +32,7 @@ from ._imputation import rmse_known_nonzero as rmse_known_nonzero
 from ._imputation import rmse_nonzero as rmse_nonzero
 from ._imputation import rmse_zero as rmse_zero
 from ._integration import a_distance as a_distance
+from ._integration import a_distance_to_ref as a_distance_to_ref
 from ._integration import batch_ari as batch_ari
 from ._integration import clisi as clisi
 from ._integration import ilisi as ilisi

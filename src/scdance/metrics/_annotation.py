@@ -109,8 +109,38 @@ def balanced_accuracy(truth: ArrayLike, labels: ArrayLike) -> float:
     >>> sd.metrics.balanced_accuracy(["T", "T", "T", "B"], ["T", "T", "T", "T"])
     0.5
     """
+    return float(recall_of_types(truth, labels).mean())
+
+
+def recall_of_types(truth: ArrayLike, labels: ArrayLike) -> pd.Series[float]:
+    """Share of the cells of each type that have it: which types a good accuracy leaves out.
+
+    Parameters
+    ----------
+    truth
+        Known types, (n_obs,). Cells where it is NaN, None or "" are left out.
+    labels
+        Types that were given, (n_obs,).
+
+    Returns
+    -------
+    One number per type of the truth, 0 to 1, indexed by its name; :func:`balanced_accuracy` is their mean.
+
+    Raises
+    ------
+    InputError
+        If the lengths differ or no truth is known.
+
+    Examples
+    --------
+    >>> import scdance as sd
+    >>> sd.metrics.recall_of_types(["T", "T", "T", "B"], ["T", "T", "B", "T"]).round(2).to_dict()
+    {'B': 0.0, 'T': 0.67}
+    """
+    import pandas as pd
+
     known, given = _known(truth, labels)
-    return float(np.mean([np.mean(given[known == each] == each) for each in np.unique(known)]))
+    return pd.Series(known == given, dtype=float).groupby(known).mean().rename("recall").rename_axis("type")
 
 
 @metric(higher_is_better=False, range=(0.0, 1.0))

@@ -33,6 +33,7 @@ def score(
     library_key: str | None = None,
     batch_key: str | None = None,
     pseudotime: str | Sequence[str] | None = None,
+    ref: AnnData | None = None,
 ) -> pd.DataFrame:
     """Score what a tool wrote into the object.
 
@@ -64,6 +65,9 @@ def score(
     pseudotime
         Columns of the same with the known time of each cell, one for each trajectory, NaN where a cell is not on it;
         None: nothing is known, and scores that compare times are NaN.
+    ref
+        Reference whose places the run wrote, with ``write_ref=True``, for scores that compare both sides; None: they
+        are NaN.
 
     Returns
     -------
@@ -105,7 +109,7 @@ def score(
         if not given and any(set(metric.needs) & set(COMPARED) for metric in wanted):
             _result(adata, declared, "expression", key, needed_by=wanted[0].name)  # says what there is instead
     if needs & {*BESIDE}:
-        given |= beside(adata, declared, key, needs, batch_key=batch_key, pseudotime=pseudotime)
+        given |= beside(adata, declared, key, needs, batch_key=batch_key, pseudotime=pseudotime, ref=ref)
     if "coords" in needs:
         given["coords"] = apart(adata, spatial_key, library_key)
     partnered = next((metric for metric in wanted if "partner" in metric.needs), None)

@@ -55,7 +55,8 @@ def transfer_labels(
         Column of ``ref.obs`` with the types; NaN or "" where a cell has none.
     {layer, ref_layer}
     write_ref
-        Also write the places of the reference into ``ref.obsm``, under the same name, with a run record.
+        Also write the places of the reference into ``ref.obsm``, under the same name, with a run record. How far apart
+        both sides lie is then a score: ``scdance.metrics.score(adata, "transfer_labels", ref=ref, …)``.
     {neighbors, key_added, preset, recipe}
     {random_state, device, progress, checkpoint, copy, params}
 
