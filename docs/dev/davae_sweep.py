@@ -1,6 +1,7 @@
 """What the adversary of DAVAE buys and costs: one row per data set, way to tell the batch, weight and seed.
 
-    SCDANCE_DATA_DIR=… OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python docs/dev/davae_sweep.py docs/leaderboard/extra/davae_sweep.csv 5
+    export SCDANCE_DATA_DIR=… OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+    python docs/dev/davae_sweep.py docs/leaderboard/extra/davae_sweep.csv 5
 
 The number is that of the seeds; names of data sets after it stand for all. Types (`subsampled_ari`) against mixing
 (`ilisi`, `batch_ari`) give the trade-off. The weight is λ, which counts once for each gene; the published one is 1 for

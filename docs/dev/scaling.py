@@ -4,9 +4,11 @@
 
 Defaults, with the number of clusters known. Clusters: 5,000 and 50,000 cells of ten types, 2,000 genes, a thousand
 counts a cell. Pairs of modalities: 10,000 cells with 2,000 genes and 134 proteins, the RNA thinned to the 13 % of
-entries above 0 that CITE-seq has, and many more cells; for prediction and matching one cell in ten is asked. The score
-is the ARI (of k-means for a space), the skill, or the mean probability of the true partner. Rows that are there are
-kept; without names of methods all of the task are run.
+entries above 0 that CITE-seq has, and many more cells; for prediction and matching one cell in ten is asked. Batches:
+25,000 to 100,000 cells of ten types in three batches that change genes as much as types do; for the transfer of labels
+two batches of 10,000, one of which knows a tenth of its types. The score is the ARI (of k-means for a space), the
+skill, the mean probability of the true partner, or the accuracy. Rows that are there are kept; without names of methods
+all of the task are run.
 """
 
 from __future__ import annotations
@@ -30,11 +32,14 @@ from scdance.bench._cell import _import, peak_mb, resident_mb
 # cells and genes
 SIZES = {
     "cluster": ((5000, 2000), (50_000, 2000)),
+    "integrate": ((25_000, 2000), (50_000, 2000), (100_000, 2000)),
     "joint_embed": ((10_000, 2000), (80_000, 2000)),
     "match_modality": ((10_000, 2000), (80_000, 2000)),
     "predict_modality": ((10_000, 2000), (100_000, 5000)),
+    "transfer_labels": ((20_000, 2000),),
 }
 K, PROTEINS, KEPT, ASKED = 10, 134, 0.12, 10
+SHIFT, SCORED = 0.7, 3000  # of batches, as the logarithm of a factor; cells whose space is scored
 COLUMNS = ("task", "method", "n_obs", "n_vars", "cpu_seconds", "mb", "score")
 
 
@@ -44,6 +49,21 @@ def clusters(n_obs: int, n_vars: int, method: str) -> tuple[Any, dict[str, Any],
     truth = adata.obs.pop("cell_type")
     given = {"n_clusters": K} if "n_clusters" in knobs(registry.get("cluster", method)) else {}
     return adata, given, lambda: sd.metrics.ari(truth, adata.obs[method])
+
+
+def batches(n_obs: int, n_vars: int, task: str, method: str) -> tuple[Any, dict[str, Any], Any]:
+    """Cells of known types in batches; the arguments of the call, and how its result is scored."""
+    n_batches = 3 if task == "integrate" else 2
+    adata = sd.datasets.toy_clusters(n_obs, n_vars, k=K, depth=1000, batches=n_batches, batch_sd=SHIFT)
+    truth = adata.obs.pop("cell_type")
+    if task == "integrate":
+        few, space = truth[:SCORED], f"X_{method}"
+        return adata, {"batch_key": "batch"}, lambda: sd.metrics.kmeans_ari(few, adata.obsm[space][:SCORED])
+    first = (adata.obs["batch"] == "batch1").to_numpy()
+    ref, cells = adata[first].copy(), adata[~first].copy()
+    ref.obs["known"] = truth[first].where(np.arange(ref.n_obs) % 10 == 0)
+    given = {"ref": ref, "labels_key": "known"}
+    return cells, given, lambda: float((cells.obs[method].astype(str) == truth[~first].astype(str)).mean())
 
 
 def pairs(n_obs: int, n_vars: int, task: str, method: str) -> tuple[Any, dict[str, Any], Any]:
@@ -71,8 +91,11 @@ def pairs(n_obs: int, n_vars: int, task: str, method: str) -> tuple[Any, dict[st
 
 def run(task: str, method: str, n_obs: int, n_vars: int) -> list[str]:
     """The row of one call, after imports and without the simulation."""
-    made = clusters(n_obs, n_vars, method) if task == "cluster" else pairs(n_obs, n_vars, task, method)
-    data, given, score = made
+    if task == "cluster":
+        data, given, score = clusters(n_obs, n_vars, method)
+    else:
+        make = batches if task in ("integrate", "transfer_labels") else pairs
+        data, given, score = make(n_obs, n_vars, task, method)
     _import({"task": task, "method": method})
     held, start = resident_mb(), time.process_time()
     getattr(sd.tl, task)(data, method=method, progress=False, **given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 import scdance as sd
 from scdance.nn import BatchVAE, Posterior
 
-QUICK = {"hidden": (32,), "n_latent": 4, "steps": 250, "batch_size": 64, "lr": 0.01, "progress": False}
+QUICK = {"hidden": (32,), "n_latent": 4, "hide": 0.2, "steps": 250, "batch_size": 64, "lr": 0.01, "progress": False}
 
 
 def batches_of(**numbers) -> ad.AnnData:
@@ -110,7 +112,25 @@ def test_offsets_alone_give_the_mean_of_each_batch():
     torch.testing.assert_close(net.decode(torch.randn(2, 3), torch.tensor([0, 1])), mean)
 
 
-@pytest.mark.parametrize("condition", ["offset", "decoder", "both"])
+def test_groups_of_batches_start_with_the_same_offsets_in_the_mean():
+    net, mean = BatchVAE(12, 3, hidden=[8], n_latent=3, condition="offset_decoder"), torch.rand(3, 12) + 0.05
+    net.start_at(mean)
+    own = net.offset.detach().clone()
+    net.start_at(mean, torch.tensor([0, 1, 0]))
+    first, second = net.offset[[0, 2]], net.offset[1]
+    torch.testing.assert_close(first.mean(dim=0), second)
+    torch.testing.assert_close(first[0] - first[1], own[0] - own[2])  # within a group all is as before
+    # the decoder is told of the batch within its group only, so it cannot tell the first of two groups apart
+    net.eval()
+    z = torch.randn(4, 3)
+    with torch.no_grad():
+        net.positive = False
+        seen = [net.decode(z, torch.full((4,), code)) - net.offset[code] for code in range(3)]
+    torch.testing.assert_close(seen[0], seen[1])
+    assert not torch.allclose(seen[0], seen[2])
+
+
+@pytest.mark.parametrize("condition", ["offset", "decoder", "offset_decoder", "both"])
 def test_an_unseen_batch_is_none_of_those(condition):
     net = small_net(condition=condition).eval()
     torch.nn.init.normal_(net.offset)
@@ -138,14 +158,24 @@ def test_a_space_that_nothing_keeps_from_it_holds_the_batch():
 
 def test_a_decoder_that_is_told_the_batch_spares_the_space():
     adata = batches_of(batch_sd=0.7)
-    space(adata, condition="decoder", adversary=0)
+    space(adata, condition="decoder", adversary=0, hide=0)
     assert score(adata)["a_distance"] < 0.8
 
 
-def test_types_that_no_two_batches_share_stay_apart_when_nothing_merges_them():
-    adata = batches_of(k=2, apart=True)
-    space(adata, condition="none", adversary=0)
+def test_types_that_no_two_batches_share_stay_apart():
+    adata = batches_of(n_obs=600, n_vars=300, n_de=80, k=2, apart=True)
+    with pytest.warns(UserWarning, match="batch1; batch2"):
+        space(adata, hide=0.5)
     assert score(adata)["ari"] > 0.9
+    with warnings.catch_warnings(action="error"):
+        space(adata, shared_types=False, hide=0.5)
+    assert score(adata)["ari"] > 0.9
+
+
+def test_who_says_that_types_are_shared_has_them_merged():
+    adata = batches_of(n_obs=600, n_vars=300, k=2, apart=True)
+    space(adata, shared_types=True)
+    assert score(adata)["a_distance"] < 1
 
 
 def test_expression_as_of_a_common_batch(shifted):

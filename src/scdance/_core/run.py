@@ -270,7 +270,7 @@ def check_result(task: Task, result: dict[str, Any], cells: Cells | Pair) -> dic
     """Hold a method to what its task gives: parts, shapes, types, ranges. A breach is a bug of the method."""
     problems = [f"{part!r} is missing" for part in task.gives if part not in result and part not in task.optional]
     problems += [f"{part!r} is not a part of {task.name!r}" for part in result if part not in task.gives]
-    out = {}
+    out: dict[str, Any] = {}
     for part, slot in task.gives.items():
         if part not in result:
             continue

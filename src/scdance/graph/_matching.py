@@ -72,7 +72,8 @@ def match(a: np.ndarray, b: np.ndarray, *, scale: float = 10.0, n_kept: int = 50
         raise InputError(msg)
     a, b = unit_rows(a), unit_rows(b)
     if not (len(a) and len(b)):
-        return Matching(csr_matrix((len(a), len(b)), dtype=np.float32), np.full(len(a), -1), np.zeros(len(a), bool))
+        nothing = np.empty((len(a), len(b)), dtype=np.float32)
+        return Matching(csr_matrix(nothing), np.full(len(a), -1), np.zeros(len(a), bool))
     wanted = min(len(a), len(b))
     for many in (1, 2, 4, LARGEST):
         likely, proba, mutual = _most_likely(a, b, scale, many * n_kept)

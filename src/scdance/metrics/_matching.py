@@ -100,7 +100,7 @@ def match_accuracy(truth: Any, match: Any) -> float:
 
     true, found = pd.Series(np.asarray(truth, dtype=object)), pd.Series(np.asarray(match, dtype=object))
     known = true.notna() & (true != "")
-    return _mean(true[known].eq(found[known])) if known.any() else float("nan")
+    return _mean(true[known].eq(found[known]).to_numpy()) if known.any() else float("nan")
 
 
 @metric(higher_is_better=False, range=(0.0, 1.0))

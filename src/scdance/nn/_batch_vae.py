@@ -22,6 +22,8 @@ from torch.nn import functional
 from ._adversarial import adversarial_ramp, reverse_gradient
 from ._dense import Dense
 
+Condition = Literal["offset", "decoder", "offset_decoder", "both", "none"]
+
 LOG_VARIANCE = 12.0  # bound of the logarithm of a variance of the latent space
 LEAST_NOISE = 1e-8  # smallest σ²
 LEAST_MEAN = 0.02  # of a gene in a batch, at which its offset starts
@@ -62,9 +64,11 @@ class BatchVAE(nn.Module):
         Dimensions of the space.
     condition
         How the nets are told the batch: by an "offset" of each gene behind the decoder, which :meth:`start_at` sets;
-        as input of the "decoder" or of "both" nets; or "none" is.
+        as input of the "decoder"; in both ways, "offset_decoder"; as input of "both" nets; or "none" is.
     positive
         Whether expression is at least 0, and so a softplus the last step; otherwise the last step is linear.
+    hide
+        Part of the expression that the encoder is not shown in training, in [0, 1); the rest is scaled up.
     dropout
         Part of the units of each hidden layer that is dropped in training, in [0, 1).
     adversary
@@ -82,6 +86,7 @@ class BatchVAE(nn.Module):
     """
 
     variance: Tensor
+    code: Tensor
     n_steps: Tensor
 
     def __init__(
@@ -91,8 +96,9 @@ class BatchVAE(nn.Module):
         *,
         hidden: Sequence[int],
         n_latent: int,
-        condition: Literal["offset", "decoder", "both", "none"] = "offset",
+        condition: Condition = "offset",
         positive: bool = True,
+        hide: float = 0.0,
         dropout: float = 0.1,
         adversary: float = 0.0,
         n_adversary: int = 16,
@@ -100,35 +106,55 @@ class BatchVAE(nn.Module):
         super().__init__()
         n_told = n_batches if n_batches > 1 else 0
         inside: dict[str, Any] = {"batch_norm": True, "dropout": dropout}
+        self.shown = nn.Dropout(hide)
         self.encoder = Dense([n_vars, *hidden], n_covariates=n_told if condition == "both" else 0, **inside)
         self.posterior = nn.Linear(hidden[-1], 2 * n_latent)
-        by_input = condition in ("decoder", "both")
+        by_input = condition in ("decoder", "offset_decoder", "both")
         self.decoder = Dense([n_latent, *reversed(hidden)], n_covariates=n_told if by_input else 0, **inside)
-        n_offsets = n_batches if condition == "offset" else 1
+        n_offsets = n_batches if condition in ("offset", "offset_decoder") else 1
         self.out = nn.Linear(hidden[0], n_vars, bias=False)
         self.offset = nn.Parameter(torch.zeros(n_offsets, n_vars))
         self.positive, self.weight = positive, adversary if n_told else 0.0
         self.adversary = Dense([n_latent, n_adversary, n_batches], last="none") if self.weight else None
         self.register_buffer("variance", torch.zeros(()))  # σ², 0 before the first step
+        # what the decoder is told of each batch: its code, or, of batches that share nothing, that within its group
+        self.register_buffer("code", torch.arange(n_batches))
         self.register_buffer("n_steps", torch.zeros((), dtype=torch.int64))  # so that a continued run goes on as one
 
-    def start_at(self, mean: Tensor) -> None:
-        """Let the offsets alone give each gene its mean in each batch, (n_batches, n_vars), before any training.
+    def start_at(self, mean: Tensor, groups: Tensor | None = None) -> None:
+        """Let the offsets alone give each gene its mean in each batch, before any training.
 
         What sets the batches apart throughout is then explained before the space is asked to.
+
+        Parameters
+        ----------
+        mean
+            Of each gene in each batch, (n_batches, n_vars).
+        groups
+            Code of the group of each batch, (n_batches,) int: what sets groups apart is left to the space, so that they
+            start with the same offsets in the mean, and the decoder is told of the batch within its group only. None:
+            all batches are of one group.
         """
         mean = mean.mean(dim=0, keepdim=True) if len(self.offset) == 1 else mean
+        start = mean.clamp(min=LEAST_MEAN).expm1().log() if self.positive else mean.clone()
+        if groups is not None:
+            self.code.copy_((groups[:, None] == groups).tril(-1).sum(dim=1))
+        if groups is not None and len(start) > 1:
+            of_all = start.mean(dim=0)
+            for group in groups.unique():
+                start[groups == group] += of_all - start[groups == group].mean(dim=0)
         with torch.no_grad():
-            self.offset.copy_(mean.clamp(min=LEAST_MEAN).expm1().log() if self.positive else mean)
+            self.offset.copy_(start)
 
     def encode(self, x: Tensor, batch: Tensor | None = None) -> Posterior:
         """Where cells lie, as distributions; `batch` are codes, (n_obs,) int, −1 or None for one unseen in training."""
-        mean, log_variance = self.posterior(self.encoder(x, batch)).chunk(2, dim=1)
+        mean, log_variance = self.posterior(self.encoder(self.shown(x), batch)).chunk(2, dim=1)
         return Posterior(mean, log_variance.clamp(-LOG_VARIANCE, LOG_VARIANCE))
 
     def decode(self, z: Tensor, batch: Tensor | None = None) -> Tensor:
         """Expected expression at places of the space, in these batches, (n_obs, n_vars)."""
-        out = self.out(self.decoder(z, batch)) + self._offsets(batch)
+        code = None if batch is None else torch.where(batch < 0, -1, self.code[batch.clamp(min=0).to(torch.int64)])
+        out = self.out(self.decoder(z, code)) + self._offsets(batch)
         return functional.softplus(out) if self.positive else out
 
     def loss(self, x: Tensor, batch: Tensor, *, only: int | None = None, total: int | None = None) -> Tensor:

@@ -50,6 +50,8 @@ from ._rows import Transformed as Transformed
 from ._rows import blocks as blocks
 from ._rows import canonical as canonical
 from ._rows import is_on_disk as is_on_disk
+from ._shared_variation import batches_alike as batches_alike
+from ._shared_variation import shared_variation as shared_variation
 from ._split_counts import thin as thin
 from ._unexplained import Unexplained as Unexplained
 from ._unexplained import unexplained as unexplained

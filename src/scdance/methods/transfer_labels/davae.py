@@ -26,6 +26,7 @@ PAPER: dict[str, Any] = {
     "condition": "decoder",
     "adversary": 6.0,
     "ramp": False,
+    "hide": 0.0,
     "epochs": 60,
     "lr": 0.01,
     "batch_size": 256,
@@ -65,14 +66,17 @@ class DAVAE(Transfer, TorchMethod):
     n_latent
         Dimensions of the space.
     condition
-        How the nets are told the layer: by an "offset" of each feature behind the decoder; as input of the "decoder",
-        or of "both" nets; "none" is told.
+        How the nets are told the layer: by an "offset" of each feature behind the decoder; as input of the
+        "decoder"; in both ways, "offset_decoder"; as input of "both" nets; "none" is told.
     adversary
         Weight λ of the adversary, ≥ 0; as in the authors' code it counts once for each feature. 0: there is none.
     n_adversary
         Units of the hidden layer of the adversary.
     ramp
         Let the weight of the adversary grow over the training, as 2 / (1 + exp(−10 t)) − 1 of the part t that is over.
+    hide
+        Part of the expression that the encoder is not shown in training, in [0, 1), so that few cells are not learnt
+        by heart.
     dropout
         Part of the units of each hidden layer that is dropped in training, in [0, 1).
     classifier
@@ -84,12 +88,13 @@ class DAVAE(Transfer, TorchMethod):
     """
 
     unit: Literal["scaled", "log"] = "scaled"
-    hidden: tuple[int, ...] = (128, 64, 32)
+    hidden: tuple[int, ...] = (128,)
     n_latent: int = 10
-    condition: Literal["offset", "decoder", "both", "none"] = "offset"
+    condition: Literal["offset", "decoder", "offset_decoder", "both", "none"] = "offset_decoder"
     adversary: float = 0.001
     n_adversary: int = 16
     ramp: bool = True
+    hide: float = 0.5
     dropout: float = 0.1
     classifier: tuple[int, ...] = (64, 32)
     training: Train = Train(epochs=None, steps=400, lr=5e-3, batch_size=128)
@@ -130,6 +135,7 @@ class DAVAE(Transfer, TorchMethod):
             n_latent=self.n_latent,
             condition=self.condition,
             positive=self.unit == "log",
+            hide=self.hide,
             dropout=self.dropout,
             adversary=self.adversary,
             n_adversary=self.n_adversary,
