@@ -79,6 +79,7 @@ def toy_problem(task: str) -> tuple[Any, str | None, dict[str, Any]]:
         return sd.datasets.toy_clusters(k=N_CLUSTERS, batches=2), "cell_type", {"batch_key": "batch"}
     if task == "impute":
         adata = sd.datasets.toy_clusters(k=N_CLUSTERS)
+        adata.obsm["spatial"] = np.random.default_rng(0).uniform(0, 1, (adata.n_obs, 2))
         sd.tl.hold_out(adata)
         return adata, None, {"layer": "counts_kept", "output": "counts"}
     if task == "joint_embed":

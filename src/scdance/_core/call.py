@@ -63,7 +63,9 @@ def call(
     if evaluate:
         fixed = {name for name, value in params.items() if value is not None} | {*model.presets.get(preset or "", ())}
         before = repr(model.recipe)
-        model, judged, scores = evaluated(model, table, fixed | changed(model), progress=progress, **reading)
+        model, judged, scores = evaluated(
+            task, model, data, table, fixed | changed(model), progress=progress, **reading
+        )
         if repr(model.recipe) != before:
             roles = read_roles(task, model, data, table, **reading)
     result, seconds = solve(model, progress=progress, checkpoint=checkpoint, **roles)

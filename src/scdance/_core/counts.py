@@ -21,7 +21,7 @@ from .write import ROOT, _restored, plain, record_of, safe_name, slots_of
 
 SPLIT = "split_counts"  # under this name `uns` keeps the records of splits, by the layer to test in
 HOLD_OUT = "hold_out"  # and under this one those of what was hidden, by the layer with what is left
-COMPARED = ("truth", "observed", "rates", "logs", "logs_of_nonzero", "before", "after")  # by scores of expression
+COMPARED = ("truth", "observed", "rates", "logs", "logs_of_nonzero", "logs_at_250", "before", "after")  # by scores of expression
 
 
 def raw_counts(
@@ -159,12 +159,13 @@ def source_of(adata: Any, layer: str) -> str | None:
 
 
 def hidden(
-    adata: Any, task: Task, key: str, truth: str | None, needs: Collection[str] = COMPARED[:5]
+    adata: Any, task: Task, key: str, truth: str | None, needs: Collection[str] = COMPARED[:6]
 ) -> dict[str, Any]:
     """What scores of a result of a task on expression compare.
 
     `truth`, all counts, (n_obs, n_vars); `observed`, those that the method saw; and its prediction as `rates`,
-    expected counts, as `logs`, of log(1 + count), and as `logs_of_nonzero`, None where it has another unit. `before`
+    expected counts, as `logs`, of log(1 + count), as `logs_of_nonzero` and as `logs_at_250`, of log(1 + count) at a depth
+    of 250, None where it has another unit. `before`
     and `after` are log-normalised: what the method saw, and its prediction. `needs` are those that are wanted; nothing
     is looked for if there is none of them, or no result.
     """
@@ -182,6 +183,9 @@ def hidden(
     given: dict[str, Any] = {**dict.fromkeys(COMPARED), "truth": whole, "observed": observed}
     if unit == "log1p_nonzero":
         given["logs_of_nonzero"] = values
+    elif unit == "log1p_250":
+        given["logs_at_250"] = values
+        given["rates"] = out_of_unit(values, depth, unit)
     else:
         given["rates"] = out_of_unit(values, depth, unit)
         given["logs"] = values if unit == "log1p" else np.log1p(given["rates"])

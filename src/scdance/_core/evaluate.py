@@ -15,8 +15,9 @@ from scdance.pp import HeldOut, canonical, thin
 from .counts import raw_counts
 from .knobs import build, knobs, values_of
 from .method import Method
-from .read import read
+from .read import read_roles
 from .run import solve, watched
+from .task import Task
 
 SHARE = 0.9  # of the molecules, from which the others are predicted
 ROWS = 4096
@@ -25,16 +26,24 @@ LENGTH = {"epochs", "steps"}  # knobs that say how long a training is
 
 
 def evaluated(
-    model: Method, adata: Any, fixed: set[str], *, progress: bool | None, layer: str | None, **reading: Any
+    task: Task,
+    model: Method,
+    data: Any,
+    adata: Any,
+    fixed: set[str],
+    *,
+    progress: bool | None,
+    layer: str | None,
+    **reading: Any,
 ) -> tuple[Method, dict[str, float], dict[str, Any]]:
     """Hold a tenth of the molecules out and predict them.
 
     Parameters
     ----------
-    model
-        The method, not fitted.
-    adata
-        The object, which stays as it is.
+    task, model
+        The task, and the method, not fitted.
+    data, adata
+        The user's object and the table in it, which stay as they are.
     fixed
         Knobs that the user has set, which are left as they are.
     progress, layer, reading
@@ -56,12 +65,12 @@ def evaluated(
     counts = canonical(counts)
     kept = thin(counts, SHARE, np.random.default_rng([model.random_state, 2]))
     held_out = canonical(counts - kept)
-    given = ad.AnnData(kept, obs=adata.obs, var=adata.var[[]])
+    given = ad.AnnData(kept, obs=adata.obs, var=adata.var[[]], obsm=dict(adata.obsm), uns=dict(adata.uns))
     best: tuple[float, dict[str, Any], np.ndarray, HeldOut] | None = None
     rows: list[dict[str, Any]] = []
     for choice in _choices(model, fixed):
         trial = _asked(model, choice)
-        cells = read(given, trial, **reading)
+        cells = read_roles(task, trial, given if data is adata else data, given, **reading)["cells"]
         watch = _Watch(trial, cells, kept, held_out)
         with watched(watch):
             result, _ = solve(trial, progress=progress, cells=cells)

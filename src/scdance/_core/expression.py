@@ -14,27 +14,27 @@ from scdance.pp import blocks, canonical
 from .cells import Cells
 from .task import Slot
 
-TARGET = 1e4  # counts that a log-normalised cell is brought to
+TARGETS = {"lognorm": 1e4, "log1p_250": 250.0}  # counts that a cell is brought to, by the unit
 DENSE_FROM = 0.5  # share of the genes that is modelled, from which a dense layer is the smaller one
 BYTES = {True: 4, False: 8}  # of an entry, dense and sparse
 ROWS = 1024  # made dense at once
 
 
 def in_unit(counts: Any, depth: np.ndarray, unit: str) -> Any:
-    """Counts, dense or CSR, in the unit of a result: "counts", "log1p", or "lognorm" by the `depth` of each cell."""
+    """Counts, dense or CSR, in the unit of a result: "counts", "log1p", or "lognorm" and "log1p_250" by the `depth`."""
     if not unit.startswith("log"):
         return counts
     is_sparse = sp.issparse(counts)
-    if unit == "lognorm":
-        scale = (TARGET / np.maximum(depth, 1e-12)).astype(np.float32)
+    if unit in TARGETS:
+        scale = (TARGETS[unit] / np.maximum(depth, 1e-12)).astype(np.float32)
         counts = canonical(sp.diags_array(scale) @ counts) if is_sparse else counts * scale[:, None]
     return canonical(counts).log1p() if is_sparse else np.log1p(counts)
 
 
 def out_of_unit(values: np.ndarray, depth: np.ndarray, unit: str) -> np.ndarray:
     """Counts from values in a unit: the way back, where the unit was made from counts."""
-    if unit == "lognorm":
-        return np.expm1(values) * (depth / TARGET).astype(np.float32)[:, None]  # type: ignore[no-any-return]
+    if unit in TARGETS:
+        return np.expm1(values) * (depth / TARGETS[unit]).astype(np.float32)[:, None]  # type: ignore[no-any-return]
     return np.expm1(values) if unit == "log1p" else values
 
 

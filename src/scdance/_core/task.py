@@ -467,8 +467,12 @@ IMPUTE = Task(
         "rmse_zero",
         "rmse_both",
         "rmse_known_nonzero",
+        "rmse_masked",
+        "pearson_masked",
+        "cosine_masked",
     ),
     default="dca",
+    data=("AnnData", "SpatialData"),
     truth="layers",
 )
 

@@ -22,6 +22,7 @@ from scdance import _checks
 from ._controls import CONTROLS, KEY
 
 LABELLED = 0.1  # share of the cells whose labels a semi-supervised method is given; the others are scored
+READ_BY = {"batch_key": "batch", "library_key": "slice"}  # arguments that some methods take, and what these read
 _STATUS = Path("/proc/self/status")
 
 
@@ -157,11 +158,8 @@ def _solve(problem: Any, job: dict[str, Any], picker: _Picker) -> dict[str, Any]
     from scdance._core.write import record_of
 
     cls = registry.get(job["task"], job["method"])
-    arguments = {
-        name: value
-        for name, value in problem.arguments.items()
-        if name != "batch_key" or "batch" in (*cls.needs, *cls.uses)
-    }
+    refused = {name for name, word in READ_BY.items() if word not in (*cls.needs, *cls.uses)}
+    arguments = {name: value for name, value in problem.arguments.items() if name not in refused}
     held = resident_mb()
     cpu, wall = time.process_time(), time.perf_counter()
     with run.watched(picker) if job["pick"] and picker.looks else nullcontext():

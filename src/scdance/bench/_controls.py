@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scdance._core.answers import in_units
+from scdance._core.expression import in_unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ def shuffled_truth(task: Task, problem: Problem, seed: int) -> Slots:
     if task.truth == "mod":
         return _as_answers(task, problem, order)
     if sp.issparse(truth):
-        return _as_counts(task, truth[order])
+        return _as_counts(task, problem, truth[order])
     if "matching" in task.gives:
         return _as_partners(task, problem, order, seed)
     return _as_result(task, truth.iloc[order].set_axis(truth.index, axis=0))
@@ -39,17 +40,18 @@ def the_truth(task: Task, problem: Problem, seed: int) -> Slots:
     if task.truth == "mod":
         return _as_answers(task, problem, np.arange(truth.shape[0]))
     if sp.issparse(truth):
-        return _as_counts(task, truth)
+        return _as_counts(task, problem, truth)
     if "matching" in task.gives:
         return _as_partners(task, problem, np.arange(len(truth)), seed)
     return _as_result(task, truth)
 
 
-def _as_counts(task: Task, counts: sp.csr_matrix) -> Slots:
-    """Counts as the result of a run that gave counts."""
-    slot = task.gives["expression"]
-    told = {task.name: {KEY: {"params": {"output": "counts"}, "input": {"layer": "X"}}}}
-    return [(slot.where, slot.name.format(key=KEY), counts), ("uns", "scdance", told)]
+def _as_counts(task: Task, problem: Problem, counts: sp.csr_matrix) -> Slots:
+    """Counts as the result of a run, in the unit that the problem asks for."""
+    slot, unit = task.gives["expression"], problem.arguments["output"]
+    depth = np.asarray(problem.data.X.sum(axis=1, dtype=np.float64)).ravel()
+    told = {task.name: {KEY: {"params": {"output": unit}, "input": {"layer": "X"}}}}
+    return [(slot.where, slot.name.format(key=KEY), in_unit(counts, depth, unit)), ("uns", "scdance", told)]
 
 
 def _as_answers(task: Task, problem: Problem, order: np.ndarray) -> Slots:

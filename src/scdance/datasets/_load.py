@@ -176,11 +176,18 @@ def load(name: str) -> AnnData | MuData:
 
 
 def _made(entry: dict[str, Any]) -> AnnData:
-    """Cells of planted types, as the entry has them."""
-    from ._toy import toy_clusters
+    """Cells of planted types, in fields of view if they have any, as the entry has them."""
+    if "n_fovs" in entry["toy"]:
+        from ._fov import simulate_fov
 
-    data = toy_clusters(**entry["toy"])
-    del data.varm["lfc"]  # what was planted
+        data = simulate_fov(**entry["toy"])
+        data.obs = data.obs[["cell_type", "niche", "fov"]]
+        del data.layers["molecules"], data.obsm["expected"], data.varm["expected"], data.uns["simulation"]
+    else:
+        from ._toy import toy_clusters
+
+        data = toy_clusters(**entry["toy"])
+        del data.varm["lfc"]  # what was planted
     data.uns["source"] = {fact: entry[fact] for fact in ("data_source", "data_licence", "via")}
     return data
 

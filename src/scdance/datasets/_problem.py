@@ -110,7 +110,7 @@ def problem(task: str, name: str, random_state: int = 0) -> Problem:
         truth = data.obs[entry["labels_key"]].copy()
         return Problem(_bare(data), truth, given)
     if "hidden" in entry and task == "impute":
-        return _hidden(data, entry["hidden"], random_state)
+        return _hidden(data, entry["hidden"], entry.get("library_key"), random_state)
     if "mixed" in entry:
         return _mixed_regions(data, entry["mixed"])
     if "apart" in entry:
@@ -137,8 +137,11 @@ def _paired(data: MuData, truth: pd.Series, times: list[str]) -> Problem:
     return Problem(_bare(data), truth, {f"{name}_key": name for name in kept}, beside=beside)
 
 
-def _hidden(data: AnnData, how: dict[str, Any], random_state: int) -> Problem:
-    """Counts of which some are hidden, and all of them; the unit in which a prediction of the hidden ones is judged."""
+UNITS = {"thinning": "counts", "entries": "log1p_250"}  # in which what a protocol hides is judged; else "log1p"
+
+
+def _hidden(data: AnnData, how: dict[str, Any], library_key: str | None, random_state: int) -> Problem:
+    """Counts of which some are hidden, and all of them; places and slices of the cells, where they are known."""
     import anndata as ad
 
     counts = canonical(data.X)
@@ -148,8 +151,11 @@ def _hidden(data: AnnData, how: dict[str, Any], random_state: int) -> Problem:
         columns = chosen.fit(counts, depth, data.var_names.to_numpy()).columns
         data, counts = data[:, columns], canonical(counts[:, columns])
     kept = mask(counts, how["protocol"], how["rate"], np.random.default_rng([random_state, 3]))
-    unit = "counts" if how["protocol"] == "thinning" else "log1p"
-    return Problem(ad.AnnData(kept, obs=data.obs[[]], var=data.var[[]]), counts, {"output": unit, "policy": "replace"})
+    given = {} if library_key is None else {"library_key": library_key}
+    bare = ad.AnnData(kept, obs=data.obs[[*given.values()]], var=data.var[[]])
+    if "spatial" in data.obsm:
+        bare.obsm["spatial"] = data.obsm["spatial"]
+    return Problem(bare, counts, {"output": UNITS.get(how["protocol"], "log1p"), "policy": "replace", **given})
 
 
 def _mixed_regions(data: AnnData, how: dict[str, Any]) -> Problem:

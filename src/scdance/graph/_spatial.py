@@ -94,6 +94,42 @@ def _edges(
     return i, j, np.linalg.norm(coords[i] - coords[j], axis=1)
 
 
+def tiles(coords: np.ndarray, size: int, slices: np.ndarray | None = None) -> list[np.ndarray]:
+    """Divide points into compact groups, slice by slice: the larger ones in halves, across their longer side.
+
+    Parameters
+    ----------
+    coords
+        Coordinates, (n, 2 or 3).
+    size
+        Most points of a group, at least 1; a group that was divided has at least half as many, rounded down.
+    slices
+        Slice of each point as codes, (n,); no group has points of two. None: all lie on one.
+
+    Returns
+    -------
+    Positions of the points of each group, ascending; each point is in one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import graph
+    >>> coords = np.array([[0.0, 0.0], [9.0, 1.0], [1.0, 1.0], [8.0, 0.0]])
+    >>> [each.tolist() for each in graph.tiles(coords, 2)]
+    [[0, 2], [1, 3]]
+    """
+    done, waiting = [], _members(slices, len(coords))[::-1]
+    while waiting:
+        members = waiting.pop()
+        if len(members) <= size:
+            done.append(np.sort(members))
+            continue
+        here = coords[members]
+        order = members[np.argsort(here[:, np.ptp(here, axis=0).argmax()], kind="stable")]
+        waiting += [order[len(order) // 2 :], order[: len(order) // 2]]
+    return done
+
+
 def pitch(coords: np.ndarray, slices: np.ndarray | None = None) -> float:
     """Median distance of a point to its nearest neighbour: of a lattice, its constant.
 

@@ -21,14 +21,17 @@ from ._embedding import dance_kmeans_nmi as dance_kmeans_nmi
 from ._embedding import kmeans_ari as kmeans_ari
 from ._embedding import kmeans_nmi as kmeans_nmi
 from ._imputation import correlation_inflation as correlation_inflation
+from ._imputation import cosine_masked as cosine_masked
 from ._imputation import cosine_nonzero as cosine_nonzero
 from ._imputation import mae_nonzero as mae_nonzero
 from ._imputation import marker_inflation as marker_inflation
+from ._imputation import pearson_masked as pearson_masked
 from ._imputation import pearson_nonzero as pearson_nonzero
 from ._imputation import poisson_gain as poisson_gain
 from ._imputation import poisson_loss as poisson_loss
 from ._imputation import rmse_both as rmse_both
 from ._imputation import rmse_known_nonzero as rmse_known_nonzero
+from ._imputation import rmse_masked as rmse_masked
 from ._imputation import rmse_nonzero as rmse_nonzero
 from ._imputation import rmse_zero as rmse_zero
 from ._integration import a_distance as a_distance

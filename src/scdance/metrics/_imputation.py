@@ -16,6 +16,7 @@ from ._metric import metric
 
 ROWS = 1024
 LEAST_FOLD = 0.25  # log fold change from which a gene is a marker: the ratio to a smaller one is noise
+DEPTH = 250.0  # as that of cells of a tissue with some hundred genes, and of the published numbers
 WHOLE = 1e-3  # how far a difference of counts in float32 may be from a whole number
 
 
@@ -37,7 +38,8 @@ def _matrices(truth: ArrayLike | sp.spmatrix, observed: ArrayLike | sp.spmatrix)
     if held_out.nnz == 0:
         msg = "Nothing was held out: truth and observed counts are the same. Hide some with `scdance.tl.hold_out`."
         raise InputError(msg)
-    if held_out.data.min() < 0 or (np.abs(held_out.data - np.rint(held_out.data)) > WHOLE).any():
+    has_fractions = (np.abs(held_out.data - np.rint(held_out.data)) > WHOLE).any()
+    if held_out.data.min() < 0 or (has_fractions and _thinned(observed, held_out)):
         msg = (
             "What was observed is not the truth without some of its counts: one of both was changed, perhaps "
             "normalised, since `scdance.tl.hold_out` made it. Pass raw counts as the truth."
@@ -323,6 +325,138 @@ def rmse_known_nonzero(
     0.288
     """
     return rmse_nonzero(truth, observed, logs_of_nonzero)
+
+
+def _masked(
+    truth: ArrayLike | sp.spmatrix, observed: ArrayLike | sp.spmatrix, logs_at_250: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Truth and prediction of the entries that were hidden, zeros included; None where the prediction has another unit.
+
+    A zero that is hidden looks like one that is not, so which ones were is drawn here, as many as of the others.
+    """
+    observed, held_out = _matrices(truth, observed)
+    if logs_at_250 is None or _thinned(observed, held_out):
+        return None
+    logs = _prediction(logs_at_250, observed.shape)
+    scale = DEPTH / np.maximum(np.asarray(observed.sum(axis=1, dtype=np.float64)).ravel(), 1e-12)
+    row = np.repeat(np.arange(held_out.shape[0]), np.diff(held_out.indptr))
+    n_there = held_out.nnz + observed.nnz
+    n_zeros = round((np.prod(observed.shape, dtype=float) - n_there) * held_out.nnz / n_there)
+    zero_row, zero_column = _zeros(observed, held_out, n_zeros)
+    values = np.concatenate([np.log1p(held_out.data * scale[row]), np.zeros(len(zero_row))])
+    found = np.concatenate([logs[row, held_out.indices], logs[zero_row, zero_column]])
+    return values, found.astype(np.float64)
+
+
+@metric(higher_is_better=False, range=(0.0, float("inf")))
+def rmse_masked(
+    truth: ArrayLike | sp.spmatrix, observed: ArrayLike | sp.spmatrix, logs_at_250: ArrayLike | None
+) -> float:
+    """Root mean squared error of log(1 + count at a depth of 250) on hidden entries, zeros included [Wen2023]_.
+
+    The depth of a cell is that of what was seen, for nothing else is known of it.
+
+    Parameters
+    ----------
+    truth
+        Counts, (n_obs, n_vars), dense or sparse.
+    observed
+        What the method saw: the same with hidden entries set to zero. Of the zeros the same share is drawn by a fixed
+        seed, as hidden ones look like the others.
+    logs_at_250
+        Predicted log(1 + 250 · count / depth), (n_obs, n_vars); None: there is no such prediction.
+
+    Returns
+    -------
+    Error in units of the logarithm; NaN without a prediction, or where single molecules were held out.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or nothing was held out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scdance as sd
+    >>> truth, seen = np.array([[3.0, 1.0], [250.0, 0.0]]), np.array([[0.0, 1.0], [250.0, 0.0]])
+    >>> round(sd.metrics.rmse_masked(truth, seen, np.zeros((2, 2))), 3)
+    6.621
+    """
+    given = _masked(truth, observed, logs_at_250)
+    return float("nan") if given is None else _rmse(given[0] - given[1])
+
+
+@metric(higher_is_better=True, range=(-1.0, 1.0))
+def pearson_masked(
+    truth: ArrayLike | sp.spmatrix, observed: ArrayLike | sp.spmatrix, logs_at_250: ArrayLike | None
+) -> float:
+    """Correlation of predicted and true log(1 + count at a depth of 250) over hidden entries, zeros included.
+
+    Parameters
+    ----------
+    truth, observed, logs_at_250
+        As in :func:`rmse_masked`.
+
+    Returns
+    -------
+    Correlation over all genes and cells together; NaN without a prediction, where single molecules were held out, or
+    where one of both does not vary.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or nothing was held out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scdance as sd
+    >>> truth, seen = np.array([[3.0, 1.0], [2.0, 2.0]]), np.array([[0.0, 1.0], [0.0, 2.0]])
+    >>> round(sd.metrics.pearson_masked(truth, seen, np.array([[2.0, 0.0], [1.0, 0.0]])), 3)
+    1.0
+    """
+    given = _masked(truth, observed, logs_at_250)
+    if given is None:
+        return float("nan")
+    x, y = (each - each.mean() for each in given)
+    return _ratio(float(x @ y), float(np.sqrt((x @ x) * (y @ y))))
+
+
+@metric(higher_is_better=True, range=(-1.0, 1.0))
+def cosine_masked(
+    truth: ArrayLike | sp.spmatrix, observed: ArrayLike | sp.spmatrix, logs_at_250: ArrayLike | None
+) -> float:
+    """Cosine of predicted and true log(1 + count at a depth of 250) over hidden entries, zeros included.
+
+    Parameters
+    ----------
+    truth, observed, logs_at_250
+        As in :func:`rmse_masked`.
+
+    Returns
+    -------
+    Cosine over all genes and cells together; NaN without a prediction, where single molecules were held out, or where
+    the prediction is 0 everywhere.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or nothing was held out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scdance as sd
+    >>> truth, seen = np.array([[3.0, 1.0], [2.0, 2.0]]), np.array([[0.0, 1.0], [0.0, 2.0]])
+    >>> round(sd.metrics.cosine_masked(truth, seen, np.ones((2, 2))), 3)
+    0.997
+    """
+    given = _masked(truth, observed, logs_at_250)
+    if given is None:
+        return float("nan")
+    x, y = given
+    return _ratio(float(x @ y), float(np.sqrt((x @ x) * (y @ y))))
 
 
 @metric(higher_is_better=False, range=(0.0, float("inf")))

@@ -1,10 +1,12 @@
 from ._adjacency import adjacency_loss as adjacency_loss
 from ._adversarial import adversarial_ramp as adversarial_ramp
 from ._adversarial import reverse_gradient as reverse_gradient
+from ._attention import FlowAttention as FlowAttention
 from ._attention import GPSBlock as GPSBlock
 from ._attention import Heard as Heard
 from ._attention import LinearAttention as LinearAttention
 from ._attention import Message as Message
+from ._attention import TransformerBlock as TransformerBlock
 from ._batch_vae import BatchVAE as BatchVAE
 from ._batch_vae import Posterior as Posterior
 from ._counts import CountHead as CountHead
@@ -20,5 +22,10 @@ from ._dec import target_distribution as target_distribution
 from ._dense import Dense as Dense
 from ._dense import LayerMean as LayerMean
 from ._labels import known_cross_entropy as known_cross_entropy
+from ._masked import bilevel_mask as bilevel_mask
 from ._messages import CellFeatureNet as CellFeatureNet
 from ._messages import CellGraph as CellGraph
+from ._places import NeighborPlaces as NeighborPlaces
+from ._places import PatchPlaces as PatchPlaces
+from ._places import SignNet as SignNet
+from ._places import sinusoid as sinusoid

@@ -1,14 +1,15 @@
-"""Attention that is linear in the number of tokens, by random features of the softmax kernel."""
+"""Attention that is linear in the number of tokens, by random features of the softmax kernel or by flows."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+FLOW_FLOOR = 1e-6  # added to either side of a flow, which is divided by
 FLOOR = 1e-4  # added to each feature, relative to the largest: no token is without any weight
 
 
@@ -88,13 +89,13 @@ class LinearAttention(nn.Module):
         self.omega: Tensor
         self.register_buffer("omega", orthogonal(n_random, head_width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """What each token makes of all, (n, width)."""
-        return self.ask(x, self.heard(x))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What each token makes of all, (n, width); of those alone that `mask`, (n,) bool, has, if there is one."""
+        return self.ask(x, self.heard(x if mask is None else x[mask]))
 
     def heard(self, x: Tensor) -> Heard:
         """What the tokens `x`, (n, width), say."""
-        k, v = self._split(self.key(x)), self._split(self.value(x))
+        k, v = _heads(self.key(x), self.heads), _heads(self.value(x), self.heads)
         logs = self._logs(k)
         top = logs.detach().amax(dim=(1, 2), keepdim=True)
         features = (logs - top).exp()
@@ -104,19 +105,83 @@ class LinearAttention(nn.Module):
 
     def ask(self, x: Tensor, heard: Heard) -> Tensor:
         """What the tokens `x`, (n, width), make of what others say, (n, width)."""
-        logs = self._logs(self._split(self.query(x)))
+        logs = self._logs(_heads(self.query(x), self.heads))
         features = (logs - logs.detach().amax(dim=2, keepdim=True)).exp() + FLOOR
         mixed = features @ (heard.values + FLOOR * heard.plain)
         weight = features @ (heard.keys + FLOOR * heard.n).mT
         return self.out((mixed / weight).transpose(0, 1).flatten(1))  # type: ignore[no-any-return]
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (self.heads, self.head_width)).transpose(0, 1)
-
     def _logs(self, x: Tensor) -> Tensor:
         """Logarithms of the features, (heads, n, n_random)."""
         x = x * self.head_width**-0.25
         return x @ self.omega.T - (x**2).sum(dim=2, keepdim=True) / 2
+
+
+class FlowAttention(nn.Module):
+    """Attention among all tokens in linear time, as a flow that neither source nor sink can multiply [Wu2022]_.
+
+    Queries q and keys k pass a sigmoid. Of token j a sink i takes q_i·k_j; what flows into a sink, I_i, and out of a
+    source, O_j, is brought to 1, and the flow that is then left decides the rest:
+
+        I_i = q_i·Σ_j k_j,  O_j = k_j·Σ_i q_i,  Î_i = q_i·Σ_j k_j/O_j,  Ô_j = k_j·Σ_i q_i/I_i
+        out_i = σ(Î_i) (q_i/I_i)·Σ_j k_jᵀ n softmax_j(Ô) v_j
+
+    Ô is bounded by ±1: sources compete only below their equal share.
+
+    Parameters
+    ----------
+    width
+        Numbers per token, a multiple of `heads`.
+    heads
+        Heads.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> nn.FlowAttention(32, heads=4)(torch.zeros(100, 32)).shape
+    torch.Size([100, 32])
+    """
+
+    def __init__(self, width: int, heads: int = 8) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What each token makes of all, (n, width).
+
+        Parameters
+        ----------
+        x
+            Tokens, (n, width).
+        mask
+            Which tokens count, (n,) bool; what the others get has no meaning. None: all.
+        """
+        q, k = (_heads(layer(x), self.heads).sigmoid() for layer in (self.query, self.key))
+        v = _heads(self.value(x), self.heads)
+        if mask is not None:
+            q, k = q * mask[:, None], k * mask[:, None]
+        into = _share(q, k.sum(dim=1, keepdim=True))  # I, (heads, n, 1)
+        out_of = _share(k, q.sum(dim=1, keepdim=True))  # O
+        kept_in = _share(q, (k / out_of).sum(dim=1, keepdim=True))  # Î
+        kept_out = _share(k, (q / into).sum(dim=1, keepdim=True)).clamp(-1, 1)  # Ô
+        n = len(x)
+        if mask is not None:
+            n, kept_out = mask.sum(), kept_out.masked_fill(~mask[:, None], -torch.inf)
+        competing = v * kept_out.softmax(dim=1) * n
+        out = kept_in.sigmoid() * ((q / into) @ (k.mT @ competing))
+        return self.out(out.transpose(0, 1).flatten(1))  # type: ignore[no-any-return]
+
+
+def _share(x: Tensor, total: Tensor) -> Tensor:
+    """Product of each row with a sum over rows, (heads, n, 1), kept from 0."""
+    return (x + FLOW_FLOOR) @ (total + FLOW_FLOOR).mT
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """The numbers of each head apart, (heads, n, head_width)."""
+    return x.unflatten(1, (heads, -1)).transpose(0, 1)
 
 
 class Message(nn.Module):
@@ -208,6 +273,57 @@ class GPSBlock(nn.Module):
         if self.local is not None and self.local_norm is not None:
             new = new + self.local_norm(h + self.local_drop(self.local(h, links @ self.local.others(h))))
         return self.norm(new + self.dense(new))  # type: ignore[no-any-return]
+
+
+class TransformerBlock(nn.Module):
+    """Attention among all tokens and a dense net, each added to what enters it.
+
+    Parameters
+    ----------
+    attention
+        From tokens and a mask, or None, to what each makes of all, as :class:`LinearAttention` and
+        :class:`FlowAttention`.
+    width
+        Numbers per token.
+    hidden
+        Width of the hidden layer of the dense net.
+    dropout
+        Part of the units that is dropped in training, in [0, 1).
+    norm
+        Normalise what enters attention and dense net ("before"), or what comes out of the sums ("after").
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import nn
+    >>> nn.TransformerBlock(nn.FlowAttention(32), 32, hidden=64)(torch.zeros(100, 32)).shape
+    torch.Size([100, 32])
+    """
+
+    def __init__(
+        self,
+        attention: nn.Module,
+        width: int,
+        *,
+        hidden: int,
+        dropout: float = 0.0,
+        norm: Literal["before", "after"] = "after",
+    ) -> None:
+        super().__init__()
+        self.attention, self.drop, self.norm_first = attention, nn.Dropout(dropout), norm == "before"
+        self.attention_norm, self.dense_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dense = nn.Sequential(
+            *(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout)),
+            *(nn.Linear(hidden, width), nn.GELU(), nn.Dropout(dropout)),
+        )
+
+    def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
+        """New states of the tokens, (n, width); `mask`, (n,) bool, says which are heard."""
+        if self.norm_first:
+            h = h + self.drop(self.attention(self.attention_norm(h), mask))
+            return h + self.dense(self.dense_norm(h))  # type: ignore[no-any-return]
+        h = self.attention_norm(h + self.drop(self.attention(h, mask)))
+        return self.dense_norm(h + self.dense(h))  # type: ignore[no-any-return]
 
 
 def orthogonal(n: int, width: int) -> Tensor:

@@ -25,6 +25,7 @@ UNITS = {
     "counts": "expected count",
     "log1p": "log(1 + count)",
     "log1p_nonzero": "log(1 + count), if not zero",
+    "log1p_250": "log(1 + count at a depth of 250)",
 }
 BY_DEPTH = 1e4  # counts of a cell after log-normalisation
 SHADE, DARK = "#9ecae1", "#08519c"

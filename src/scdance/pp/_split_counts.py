@@ -52,8 +52,14 @@ def thin(counts: sp.csr_matrix, share: float, rng: np.random.Generator) -> sp.cs
     return canonical(sp.csr_matrix((drawn, counts.indices, counts.indptr), shape=counts.shape))
 
 
-def refuse_no_counts(counts: sp.csr_matrix) -> None:
-    """Refuse values that are negative, not finite or have a fraction."""
+def refuse_no_counts(counts: sp.csr_matrix, *, fractions: bool = False) -> None:
+    """Refuse values that are negative, not finite or, unless `fractions`, have a fraction."""
+    if fractions:
+        wrong = ~np.isfinite(counts.data) | (counts.data < 0)
+        if wrong.any():
+            msg = f"{int(wrong.sum())} values are negative or not finite. Pass counts."
+            raise InputError(msg)
+        return
     whole = np.rint(counts.data)
     with np.errstate(invalid="ignore"):  # infinite less infinite
         wrong = ~(np.abs(counts.data - whole) <= 1e-6) | (whole < 0)

@@ -277,6 +277,30 @@ class Tissue(Toys):
             yield Refusal("without coordinates", nowhere, {}, KeyError, ("spatial_key=",))
 
 
+class Expressed(Toys):
+    """Cells whose expression is estimated; for a method that looks at places, they lie somewhere."""
+
+    @cached_property
+    def _all(self) -> Any:
+        return self._placed(super()._all)
+
+    def large(self, n_obs: int) -> tuple[Any, dict[str, Any]]:
+        data, learning = super().large(n_obs)
+        return self._placed(data), learning
+
+    def _placed(self, data: Any) -> Any:
+        if "coords" in self.words:
+            data.obsm["spatial"] = np.random.default_rng(0).uniform(0, np.sqrt(data.n_obs), (data.n_obs, 2))
+        return data
+
+    def refusals(self) -> Iterator[Refusal]:
+        yield from super().refusals()
+        if "coords" in self.needs:
+            nowhere = self.old
+            del nowhere.obsm["spatial"]
+            yield Refusal("without coordinates", nowhere, {}, KeyError, ("spatial_key=",))
+
+
 class Pairs(Toys):
     """Two modalities, for joint embedding."""
 
@@ -352,7 +376,7 @@ class Apart(Pairs):
 TOYS: dict[str, type[Toys]] = {
     ANNOTATE.name: Annotation,
     CLUSTER.name: Toys,
-    IMPUTE.name: Toys,
+    IMPUTE.name: Expressed,
     SPATIAL_DOMAIN.name: Tissue,
     DECONVOLVE.name: Mixtures,
     JOINT_EMBED.name: Pairs,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @documented(IMPUTE)
 def hold_out(
     adata: AnnData,
-    protocol: Literal["uniform", "exponential", "thinning"] = "thinning",
+    protocol: Literal["uniform", "exponential", "entries", "thinning"] = "thinning",
     rate: float = 0.1,
     *,
     layer: str | None = None,
@@ -42,9 +42,10 @@ def hold_out(
         ``"thinning"`` takes away each counted molecule with probability `rate`: for UMI counts, and the only one that
         tests zeros too; score with ``output="counts"``. ``"uniform"`` sets a share of the non-zero entries of each cell
         with more than 5 of them to zero, ``"exponential"`` the same with weights exp(−value / 20), so rather low ones;
-        score with ``output="log1p"``.
+        score with ``output="log1p"``. ``"entries"`` hides each entry by itself, zeros included, as is usual for cells of
+        a tissue; score with ``output="log1p_250"``.
     rate
-        Share of the molecules, or of the non-zero entries, that is hidden; above 0 and below 1.
+        Share of the molecules, or of the entries, that is hidden; above 0 and below 1.
     layer
         Layer with raw counts, whole numbers. None: ``layers['counts']`` if there, else ``X``.
     kept_layer

@@ -11,13 +11,14 @@ from scdance._docs import documented
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
+    from spatialdata import SpatialData
 
     from scdance._core.method import Method
 
 
 @documented(IMPUTE)
 def impute(
-    adata: AnnData,
+    adata: AnnData | SpatialData,
     method: str | Path | Method | type[Method] = IMPUTE.default,
     *,
     output: str | None = None,
@@ -26,6 +27,10 @@ def impute(
     evaluate: bool = False,
     layer: str | None = None,
     batch_key: str | None = None,
+    spatial_key: str = "spatial",
+    library_key: str | None = None,
+    table_key: str | None = None,
+    coordinate_system: str = "global",
     key_added: str | None = None,
     preset: str | None = None,
     recipe: str | None = "default",
@@ -35,7 +40,7 @@ def impute(
     checkpoint: str | Path | None = None,
     copy: bool = False,
     **params: Any,
-) -> AnnData | None:
+) -> AnnData | SpatialData | None:
     """Estimate the expression behind the counts, with what cells and genes tell of each other.
 
     The result is a new layer; counts are never overwritten, and a test that expects counts must not be given
@@ -44,7 +49,9 @@ def impute(
 
     Parameters
     ----------
-    {adata}
+    adata
+        Annotated data, cells in rows; or a SpatialData: the results go into its table, and the shapes or labels that
+        the table annotates give the coordinates, for methods that use them.
     method
         Name of a method, a method of your own (class or instance), a fitted one, or the folder of a saved one.
         With a fitted one nothing is trained.
@@ -52,7 +59,7 @@ def impute(
         Unit of the layer. None or ``"lognorm"``: log(1 + 10,000 · expected share of the cell's counts), as
         ``sc.pp.normalize_total(target_sum=1e4)`` and ``sc.pp.log1p`` give; ``"counts"``: expected counts at the depth
         of the cell; ``"log1p"``: expected log(1 + count); ``"log1p_nonzero"``: the same of an entry that is known not
-        to be zero, for methods that have it.
+        to be zero; ``"log1p_250"``: the same of the count at a depth of 250; for methods that have them.
     policy
         ``"replace"``: the estimate everywhere; ``"restore"``: observed counts stay and zeros are filled; ``"max"``:
         the larger of both. None: that of the method.
@@ -67,6 +74,7 @@ def impute(
     {layer}
     batch_key
         Column of ``adata.obs`` with the batches, for methods that use them.
+    {spatial_key, library_key, table_key, coordinate_system}
     {key_added, preset, recipe, random_state, device, progress, checkpoint, copy, params}
 
     Returns
@@ -103,6 +111,10 @@ def impute(
         evaluate=evaluate,
         layer=layer,
         batch_key=batch_key,
+        spatial_key=spatial_key,
+        library_key=library_key,
+        table_key=table_key,
+        coordinate_system=coordinate_system,
         key_added=key_added,
         preset=preset,
         recipe=recipe,

@@ -91,7 +91,7 @@ class CountImputer(Imputer, TorchMethod):
             rows, held_out = split(cells.n_obs, VALID_SHARE, rng)
             valid = self._judge(cells, held_out)
         batches = Batches(cells, how.batch_size, rng=rng, rows=rows, device=self.target)
-        pace = _Pace(self.net_, how.n_epochs(len(batches)) * len(batches) if self.slow_down else None)
+        pace = Pace(self.net_, how.n_epochs(len(batches)) * len(batches) if self.slow_down else None)
 
         def step(batch: Batch) -> Tensor:
             pace()
@@ -176,7 +176,7 @@ class CountImputer(Imputer, TorchMethod):
         return loss
 
 
-class _Pace:
+class Pace:
     """Lowers the learning rate along half a cosine, by shortening each step after the optimiser has made it.
 
     The optimisers move by the learning rate times what does not depend on it, so this equals a lower rate. Called

@@ -9,13 +9,13 @@ import numpy as np
 
 from scdance._checks import InputError, listed
 from scdance._core.cells import Cells
-from scdance._core.expression import in_unit
+from scdance._core.expression import TARGETS, in_unit
 from scdance._core.method import Method
 from scdance.pp import Dispersion, chance_of_zero, expected_log1p
 
 ROWS = 1024  # cells whose values are computed at once
 
-Output = Literal["lognorm", "counts", "log1p", "log1p_nonzero"]
+Output = Literal["lognorm", "counts", "log1p", "log1p_nonzero", "log1p_250"]
 Rates = Callable[[slice], np.ndarray]
 
 
@@ -32,7 +32,8 @@ class Imputer(Method):
         Unit of the layer. "lognorm": log(1 + 10,000 · expected share of the cell's counts), as after
         ``sc.pp.normalize_total(target_sum=1e4)`` and ``sc.pp.log1p``; "counts": expected counts at the depth of the
         cell; "log1p": expected log(1 + count), which is less than the logarithm of the expected count;
-        "log1p_nonzero": the same for an entry that is known not to be zero.
+        "log1p_nonzero": the same for an entry that is known not to be zero; "log1p_250": expected log(1 + count at a
+        depth of 250), so of counts times 250 over the depth of the cell.
     policy
         "replace": the estimate everywhere; "posterior": the estimate moved towards the count of the cell itself, as
         far as the dispersion of the gene says; "restore": observed counts stay, zeros are filled; "max": the larger
@@ -112,7 +113,7 @@ class Imputer(Method):
         if self.policy == "posterior":
             mean, shape = mean * (theta + counts) / (theta + mean), theta + counts
         if self.output.startswith("log1p"):
-            values = expected_log1p(mean, shape)
+            values = expected_log1p(mean, shape, self._scale(depth))
             if self.output == "log1p_nonzero":
                 values /= (1 - chance_of_zero(mean, shape)).astype(np.float32)
                 values = np.maximum(values, np.float32(np.log(2)))  # of a count of 1, which rounding may miss
@@ -132,8 +133,12 @@ class Imputer(Method):
         sd = np.sqrt(theta + counts) * mean / (theta + mean)
         if self.output == "counts":
             return sd
-        scale = (1e4 / depth)[:, None] if self.output == "lognorm" else 1.0
+        scale = self._scale(depth)
         return sd * scale / (1 + scale * mean)
+
+    def _scale(self, depth: np.ndarray) -> Any:
+        """What a count is multiplied by before the logarithm, (n_obs, 1)."""
+        return (TARGETS[self.output] / depth)[:, None] if self.output in TARGETS else 1.0
 
     def check_cells(self, cells: Cells) -> None:
         """Refuse genes that are not there, and what log-normalised input cannot give."""
