@@ -21,8 +21,8 @@ from scdance.bench._cell import _import
 
 TASK, METHOD = "integrate", "davae"
 SETS = ("shifted_batches", "disjoint_batches", "lung_lines", "symphony_pbmc")
-CONDITIONS = ("offset", "decoder")
-WEIGHTS = (0.0, 0.001, 0.01, 0.05, 0.2, 1.0, 5.0)
+CONDITIONS = ("offset_decoder", "decoder")
+WEIGHTS = (0.0, 0.001, 0.01, 0.05, 0.2, 1.0)
 SCORES = ("subsampled_ari", "ilisi", "batch_ari")
 COLUMNS = ("dataset", "condition", "adversary", "seed", *SCORES, "cpu_seconds")
 
