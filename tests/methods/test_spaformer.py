@@ -87,7 +87,7 @@ def test_cells_that_are_hidden_as_a_whole_are_shown_as_zeros():
 @pytest.mark.parametrize("loss_on", ["entries", "cells"])
 def test_the_loss_has_no_gradient_outside_what_is_hidden(trained, monkeypatch, loss_on):
     model, _, tissue = trained
-    errors = torch.ones(60, 30)[: len(tissue.tiles[0])].requires_grad_()
+    errors = torch.ones(len(tissue.tiles[0]), 30, requires_grad=True)
     hidden = np.zeros(tuple(errors.shape), dtype=bool)
     hidden[:9, ::2] = True
     monkeypatch.setattr("scdance.methods.impute._tissue.bilevel_mask", lambda *_: hidden)
@@ -207,7 +207,7 @@ def test_signs_of_eigenvectors_are_drawn_in_training_alone(tiny):
 
 @pytest.mark.parametrize("method", ["spaformer", "spagat"])
 def test_fields_hear_nothing_of_each_other(tiny, method):
-    model, result, _ = fitted(tiny, method)
+    model, result, _ = fitted(tiny, method, steps=40)
     other, second = tiny.copy(), (tiny.obs["fov"] == "b").to_numpy()
     counts = other.X.toarray()
     counts[second] = counts[second][:, ::-1] + 1

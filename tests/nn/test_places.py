@@ -86,9 +86,7 @@ def test_neighbours_are_heard_by_a_softmax_of_both_states(tissue):
     a = torch.eye(60, dtype=torch.bool)
     a[edges[1], edges[0]] = True
     values = made.attention.lin(h).view(60, 2, 8)
-    by_source, by_target = (
-        (values * getattr(made.attention, name)).sum(2) for name in ("att_src", "att_dst")
-    )
+    by_source, by_target = ((values * getattr(made.attention, name)).sum(2) for name in ("att_src", "att_dst"))
     scores = torch.nn.functional.leaky_relu(by_target[:, None] + by_source[None], 0.2)
     weights = scores.masked_fill(~a[..., None], -torch.inf).softmax(dim=1)
     expected = torch.einsum("ijh,jhd->ihd", weights, values).flatten(1) + made.attention.bias

@@ -21,7 +21,16 @@ from .write import ROOT, _restored, plain, record_of, safe_name, slots_of
 
 SPLIT = "split_counts"  # under this name `uns` keeps the records of splits, by the layer to test in
 HOLD_OUT = "hold_out"  # and under this one those of what was hidden, by the layer with what is left
-COMPARED = ("truth", "observed", "rates", "logs", "logs_of_nonzero", "logs_at_250", "before", "after")  # by scores of expression
+COMPARED = (
+    "truth",
+    "observed",
+    "rates",
+    "logs",
+    "logs_of_nonzero",
+    "logs_at_250",
+    "before",
+    "after",
+)  # by scores of expression
 
 
 def raw_counts(

@@ -111,7 +111,7 @@ class TissueImputer(Imputer, TorchMethod):
     max_tokens: int = 500
     target_sum: float | None = None
     slow_down: bool = True
-    training: Train = Train(epochs=None, steps=1000, lr=2e-3, weight_decay=5e-4, clip=2.0, optimizer="adamw")
+    training: Train = Train(epochs=None, steps=600, lr=1e-3, weight_decay=5e-4, clip=2.0, optimizer="adamw")
 
     needs = ("counts", "coords")
     uses = ("slice",)
@@ -135,7 +135,9 @@ class TissueImputer(Imputer, TorchMethod):
                 msg = f"{name}={getattr(self, name)!r}, but it must be at least 0 and below 1."
                 raise InputError(msg)
         if self.decoder == "poisson" and (self.objective in ("ae", "vae") or self.loss_on == "cells"):
-            msg = "decoder='poisson' learns by heart what it sees: use objective='mask' and loss_on='entries', or 'zinb'."
+            msg = (
+                "decoder='poisson' learns by heart what it sees: use objective='mask' and loss_on='entries', or 'zinb'."
+            )
             raise InputError(msg)
         if self.target_sum is not None and not self.target_sum > 0:
             msg = f"target_sum={self.target_sum!r}, but it must be above 0, or None."
@@ -182,9 +184,7 @@ class TissueImputer(Imputer, TorchMethod):
             self._finish(tissue)
             return self.predict(cells=cells)
 
-        self.learn(
-            step, self.net_, how, batches=batches, valid=valid, look=look, rng=rng, memory=pace.memory
-        )
+        self.learn(step, self.net_, how, batches=batches, valid=valid, look=look, rng=rng, memory=pace.memory)
         if how.patience is None:  # with one, the net holds the weights of its best epoch
             pace()
         self._finish(tissue)
@@ -351,11 +351,11 @@ class _Net(nn.Module):
 
     def start_at(self, mean: Tensor) -> None:
         """Predict `mean`, (n_vars,) > 0, where the hidden layer is 0, before any training."""
-        if self.kind != "mlp":
-            self.head.start_at(mean)
-            return
         with torch.no_grad():
-            self.head.bias.copy_(mean.log1p())
+            layer = self.head if self.kind == "mlp" else self.head.mean
+            layer.bias.copy_(mean.log1p() if self.kind == "mlp" else mean.log())
+            # what the hidden layer first says is noise, which training would silence for good
+            nn.init.zeros_(layer.weight)
 
     def latent(self, field: Field) -> tuple[Tensor, Tensor | float]:
         """Latent space of the cells, (n, n_latent), and what its divergence adds to the loss."""
