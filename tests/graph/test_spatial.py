@@ -3,7 +3,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from scdance._checks import InputError
-from scdance.graph import majority, pitch, spatial
+from scdance.graph import majority, pitch, spatial, tiles
 
 
 def hexagons(side, constant=1.0):
@@ -97,3 +97,18 @@ def test_the_vote_follows_the_rule_spot_by_spot(coords):
         votes = np.bincount([*labels[near[i].indices], labels[i]], minlength=3)
         changes = votes[labels[i]] < 3 and votes.max() > 3
         assert found == (votes.argmax() if changes else labels[i])
+
+
+def test_tiles_are_compact_and_of_one_slice():
+    coords, slices = np.random.default_rng(0).uniform(0, [4, 1], (300, 2)), np.repeat([0, 1, 2], [200, 90, 10])
+    made = tiles(coords, 40, slices)
+    assert np.array_equal(np.sort(np.concatenate(made)), np.arange(300))
+    assert all(len(np.unique(slices[each])) == 1 for each in made)
+    assert max(map(len, made)) <= 40
+    assert sorted(map(len, made)) == [10, *[22, 22, 23, 23], *[25] * 8]
+    assert np.mean([np.ptp(coords[each], axis=0).max() for each in made[:8]]) < 1
+    assert [each.tolist() for each in tiles(coords, 300)] == [list(range(300))]
+
+
+def test_many_points_on_one_place_are_divided_too():
+    assert sorted(map(len, tiles(np.zeros((10, 2)), 3))) == [2, 2, 3, 3]

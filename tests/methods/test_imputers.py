@@ -23,7 +23,7 @@ from scdance.pp import canonical, thin
 
 METHODS = registry.names("impute")
 LOGGED = [name for name in METHODS if "counts" not in registry.get("impute", name).needs]
-OUTPUTS = ("lognorm", "counts", "log1p", "log1p_nonzero")
+OUTPUTS = ("lognorm", "counts", "log1p", "log1p_nonzero", "log1p_250")
 GOLDEN = tomllib.loads(Path(__file__).parents[1].joinpath("golden.toml").read_text())["impute"]
 each_method = pytest.mark.parametrize("method", METHODS)
 EPOCHS = 2
@@ -44,7 +44,9 @@ def impute(adata: ad.AnnData, method: Any, **arguments: Any) -> Any:
 
 @cache
 def _toy() -> ad.AnnData:
-    return sd.datasets.toy_clusters(n_obs=70, n_vars=40, k=2, n_de=10, depth=300)
+    adata = sd.datasets.toy_clusters(n_obs=70, n_vars=40, k=2, n_de=10, depth=300)
+    adata.obsm["spatial"] = np.random.default_rng(0).uniform(0, 8, (70, 2))
+    return adata
 
 
 @pytest.fixture

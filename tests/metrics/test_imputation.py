@@ -11,6 +11,7 @@ from scdance import metrics, pp
 from scdance._checks import InputError
 
 MASKED = ["rmse_nonzero", "mae_nonzero", "pearson_nonzero", "cosine_nonzero", "rmse_zero", "rmse_both"]
+MASKED += ["rmse_masked", "pearson_masked", "cosine_masked"]
 THINNED = ["poisson_loss", "poisson_gain"]
 FIRST = np.array([[0.0, 5.0, 0.0, 2.0], [1.0, 0.0, 0.0, 3.0]])  # truth of a small example
 SEEN = np.array([[0.0, 0.0, 0.0, 2.0], [0.0, 0.0, 0.0, 3.0]])  # its 5 and its 1 are hidden
@@ -47,6 +48,26 @@ def test_scores_of_hidden_entries_are_those_worked_out_by_hand():
     assert metrics.cosine_nonzero(FIRST, SEEN, logs) == pytest.approx(np.log(6) / np.hypot(np.log(6), np.log(2)))
     assert metrics.pearson_nonzero(FIRST, SEEN, logs) == pytest.approx(1)
     assert metrics.rmse_known_nonzero(FIRST, SEEN, logs) == metrics.rmse_nonzero(FIRST, SEEN, logs)
+
+
+def test_scores_of_masked_entries_include_zeros_in_their_share():
+    """Half of the four counts are hidden, so two of the four zeros are drawn; depths are 2 and 3."""
+    hidden, zeros = np.array([np.log1p(5 * 125), np.log1p(250 / 3)]), np.zeros(2)
+    logs = np.full((2, 4), 0.5)
+    truth = np.concatenate([hidden, zeros])
+    assert metrics.rmse_masked(FIRST, SEEN, logs) == pytest.approx(np.sqrt(((truth - 0.5) ** 2).mean()))
+    assert metrics.cosine_masked(FIRST, SEEN, logs) == pytest.approx(truth.sum() / 2 / np.linalg.norm(truth))
+    logs[0, 1], logs[1, 0] = hidden
+    logs[FIRST == 0] = 0
+    assert metrics.rmse_masked(FIRST, SEEN, logs) == 0
+    assert metrics.pearson_masked(FIRST, SEEN, 3 * logs + 1) == pytest.approx(1)
+
+
+def test_masked_entries_may_have_fractions_but_not_be_divided():
+    logs = np.zeros((2, 4))
+    assert metrics.rmse_masked(FIRST / 3, SEEN / 3, logs) > 0
+    with pytest.raises(InputError, match="without some of its counts"):
+        metrics.rmse_masked(FIRST / 3, SEEN / 4, logs)
 
 
 def test_what_is_made_up_is_judged_at_zeros_of_the_truth():

@@ -10,7 +10,7 @@ from scipy.stats import binomtest, chi2_contingency, chisquare
 from scdance import pp
 from scdance._checks import InputError
 
-PROTOCOLS = ("uniform", "exponential", "thinning")
+PROTOCOLS = ("uniform", "exponential", "entries", "thinning")
 WHOLE_ENTRIES = PROTOCOLS[:2]
 
 
@@ -164,3 +164,28 @@ def test_values_that_are_no_counts_are_refused(counts, protocol, wrong):
     counts.data[3] = wrong
     with pytest.raises(InputError, match="1 values are no counts"):
         masked(counts, protocol)
+
+
+def test_entries_are_hidden_each_by_itself_and_may_have_fractions(counts):
+    given = counts * np.float32(0.3)
+    kept = masked(given, "entries", 0.3)
+    hidden = (given - kept).toarray()
+    assert (kept.toarray()[hidden != 0] == 0).all()
+    large = np.diff(given.indptr) > 20
+    shares = (hidden != 0).sum(axis=1)[large] / np.diff(given.indptr)[large]
+    n = np.diff(given.indptr)[large].mean()
+    assert shares.mean() == pytest.approx(0.3, abs=0.01)
+    assert shares.std() == pytest.approx(np.sqrt(0.3 * 0.7 / n), rel=0.2)  # not the same number in each
+
+
+def test_cells_of_which_no_entry_would_be_left_keep_them_all():
+    counts = pp.canonical(np.eye(300)[:, :40] + np.eye(300, 40, -1))
+    kept = masked(counts, "entries", 0.6)
+    n, left = np.diff(counts.indptr), np.diff(kept.indptr)
+    assert (left[n > 0] > 0).all()
+    assert (left[n == 1] == 1).all()
+
+
+def test_entries_that_are_no_amounts_are_refused():
+    with pytest.raises(InputError, match="negative or not finite"):
+        masked(sp.csr_matrix([[1.0, -1.0]]), "entries", 0.5)

@@ -173,9 +173,9 @@ def hidden(
     """What scores of a result of a task on expression compare.
 
     `truth`, all counts, (n_obs, n_vars); `observed`, those that the method saw; and its prediction as `rates`,
-    expected counts, as `logs`, of log(1 + count), as `logs_of_nonzero` and as `logs_at_250`, of log(1 + count) at a depth
-    of 250, None where it has another unit. `before`
-    and `after` are log-normalised: what the method saw, and its prediction. `needs` are those that are wanted; nothing
+    expected counts, as `logs`, of log(1 + count), as `logs_of_nonzero`, and as `logs_at_250`, of log(1 + count) at a
+    depth of 250, None where it has another unit. `before` and `after` are log-normalised: what the method saw, and its
+    prediction. `needs` are those that are wanted; nothing
     is looked for if there is none of them, or no result.
     """
     where, name = slots_of(task, key)["expression"]

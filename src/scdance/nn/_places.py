@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -88,7 +90,7 @@ class SignNet(nn.Module):
     def __init__(self, k: int, width: int) -> None:
         super().__init__()
         sizes = [1, SIGN_WIDTH, SIGN_WIDTH, SIGN_OUT]
-        self.layers = nn.ModuleList(GINConv(nn.Linear(a, b)) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(GINConv(nn.Linear(a, b)) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(nn.BatchNorm1d(size) for size in sizes[1:])
         self.rho = nn.Sequential(nn.Linear(k * SIGN_OUT, SIGN_HIDDEN), nn.ReLU(), nn.Linear(SIGN_HIDDEN, width))
 

@@ -29,9 +29,9 @@ def mask(
     """Take away some of the counts.
 
     "uniform" sets a share of the non-zero entries of each cell with more than 5 of them to zero, all with equal
-    probability; "exponential" prefers low values, with weights exp(−value / 20); "entries" hides each entry of the matrix
-    by itself, zeros included, but for cells of which nothing would be left [Wen2023]_; "thinning" takes each counted
-    molecule away with this probability, so that entries become smaller and what was taken away is, for Poisson
+    probability; "exponential" prefers low values, with weights exp(−value / 20); "entries" hides each entry of the
+    matrix by itself, zeros included, but for cells of which nothing would be left [Wen2023]_; "thinning" takes each
+    counted molecule away with this probability, so that entries become smaller and what was taken away is, for Poisson
     counts, independent of what is left [Neufeld2024]_.
 
     Parameters

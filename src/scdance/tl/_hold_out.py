@@ -42,8 +42,8 @@ def hold_out(
         ``"thinning"`` takes away each counted molecule with probability `rate`: for UMI counts, and the only one that
         tests zeros too; score with ``output="counts"``. ``"uniform"`` sets a share of the non-zero entries of each cell
         with more than 5 of them to zero, ``"exponential"`` the same with weights exp(−value / 20), so rather low ones;
-        score with ``output="log1p"``. ``"entries"`` hides each entry by itself, zeros included, as is usual for cells of
-        a tissue; score with ``output="log1p_250"``.
+        score with ``output="log1p"``. ``"entries"`` hides each entry by itself, zeros included, as is usual for
+        cells of a tissue; score with ``output="log1p_250"``.
     rate
         Share of the molecules, or of the entries, that is hidden; above 0 and below 1.
     layer
