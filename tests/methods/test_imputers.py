@@ -294,7 +294,7 @@ def test_cells_without_counts_take_no_part_and_stay_zero(adata, method):
 def test_two_cells_and_genes_without_counts_are_no_trouble(adata, method):
     counts = adata.X.toarray()
     counts[:, 5] = 0
-    few = ad.AnnData(sp.csr_matrix(counts[:2]), var=adata.var)
+    few = ad.AnnData(sp.csr_matrix(counts[:2]), var=adata.var, obsm={"spatial": adata.obsm["spatial"][:2]})
     own = {"n_clusters": None} if "n_clusters" in quick(method) else {}  # two cells are no four clusters
     for output in OUTPUTS:
         values = dense(impute(few, method, output=output, **own))

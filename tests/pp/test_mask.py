@@ -174,7 +174,7 @@ def test_entries_are_hidden_each_by_itself_and_may_have_fractions(counts):
     large = np.diff(given.indptr) > 20
     shares = (hidden != 0).sum(axis=1)[large] / np.diff(given.indptr)[large]
     n = np.diff(given.indptr)[large].mean()
-    assert shares.mean() == pytest.approx(0.3, abs=0.01)
+    assert shares.mean() == pytest.approx(0.3, abs=0.02)
     assert shares.std() == pytest.approx(np.sqrt(0.3 * 0.7 / n), rel=0.2)  # not the same number in each
 
 
@@ -187,5 +187,5 @@ def test_cells_of_which_no_entry_would_be_left_keep_them_all():
 
 
 def test_entries_that_are_no_amounts_are_refused():
-    with pytest.raises(InputError, match="negative or not finite"):
+    with pytest.raises(InputError, match="no counts: negative or not finite"):
         masked(sp.csr_matrix([[1.0, -1.0]]), "entries", 0.5)

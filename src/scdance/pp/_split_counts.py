@@ -57,7 +57,7 @@ def refuse_no_counts(counts: sp.csr_matrix, *, fractions: bool = False) -> None:
     if fractions:
         wrong = ~np.isfinite(counts.data) | (counts.data < 0)
         if wrong.any():
-            msg = f"{int(wrong.sum())} values are negative or not finite. Pass counts."
+            msg = f"{int(wrong.sum())} values are no counts: negative or not finite. Pass raw counts."
             raise InputError(msg)
         return
     whole = np.rint(counts.data)

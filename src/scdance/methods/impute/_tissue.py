@@ -111,7 +111,7 @@ class TissueImputer(Imputer, TorchMethod):
     max_tokens: int = 500
     target_sum: float | None = None
     slow_down: bool = True
-    training: Train = Train(epochs=None, steps=600, lr=1e-3, weight_decay=5e-4, clip=2.0, optimizer="adamw")
+    training: Train = Train(epochs=None, steps=1000, lr=2e-3, weight_decay=5e-4, clip=2.0, optimizer="adamw")
 
     needs = ("counts", "coords")
     uses = ("slice",)
