@@ -36,6 +36,7 @@ UNDEFINED = {
     "impute": {  # scores that compare whole hidden entries, where molecules are hidden
         *("rmse_nonzero", "mae_nonzero", "pearson_nonzero", "cosine_nonzero"),
         *("rmse_zero", "rmse_both", "rmse_known_nonzero"),
+        *("rmse_masked", "pearson_masked", "cosine_masked"),
     },
     # scores of what nobody names, or of genes that are not there
     "joint_embed": {"batch_asw", "cell_cycle_conservation", "trajectory_conservation"},

@@ -162,6 +162,9 @@ def test_an_unknown_protocol_is_refused_with_the_nearest(counts):
 @pytest.mark.parametrize("wrong", [0.5, -1.0, np.nan, np.inf])
 def test_values_that_are_no_counts_are_refused(counts, protocol, wrong):
     counts.data[3] = wrong
+    if (protocol, wrong) == ("entries", 0.5):  # amounts by the volume of a cell, say
+        assert masked(counts, protocol).nnz
+        return
     with pytest.raises(InputError, match="1 values are no counts"):
         masked(counts, protocol)
 
