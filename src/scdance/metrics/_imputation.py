@@ -450,7 +450,7 @@ def cosine_masked(
     >>> import scdance as sd
     >>> truth, seen = np.array([[3.0, 1.0], [2.0, 2.0]]), np.array([[0.0, 1.0], [0.0, 2.0]])
     >>> round(sd.metrics.cosine_masked(truth, seen, np.ones((2, 2))), 3)
-    0.997
+    0.996
     """
     given = _masked(truth, observed, logs_at_250)
     if given is None:
