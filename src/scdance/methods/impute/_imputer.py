@@ -113,7 +113,7 @@ class Imputer(Method):
         if self.policy == "posterior":
             mean, shape = mean * (theta + counts) / (theta + mean), theta + counts
         if self.output.startswith("log1p"):
-            values = expected_log1p(mean, shape, self._scale(depth))
+            values = expected_log1p(mean, shape, self._per_count(depth))
             if self.output == "log1p_nonzero":
                 values /= (1 - chance_of_zero(mean, shape)).astype(np.float32)
                 values = np.maximum(values, np.float32(np.log(2)))  # of a count of 1, which rounding may miss
@@ -133,10 +133,10 @@ class Imputer(Method):
         sd = np.sqrt(theta + counts) * mean / (theta + mean)
         if self.output == "counts":
             return sd
-        scale = self._scale(depth)
+        scale = self._per_count(depth)
         return sd * scale / (1 + scale * mean)
 
-    def _scale(self, depth: np.ndarray) -> Any:
+    def _per_count(self, depth: np.ndarray) -> Any:
         """What a count is multiplied by before the logarithm, (n_obs, 1)."""
         return (TARGETS[self.output] / depth)[:, None] if self.output in TARGETS else 1.0
 
