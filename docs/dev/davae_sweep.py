@@ -5,7 +5,7 @@
 
 The number is that of the seeds; names of data sets after it stand for all. Types (`subsampled_ari`) against mixing
 (`ilisi`, `batch_ari`) give the trade-off. The weight is λ, which counts once for each gene; the published one is 1 for
-most data. Rows that are there are kept.
+most data. Rows that are there are kept. The figure beside the table draws them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import scdance as sd
 from scdance.bench._cell import _import
 
 TASK, METHOD = "integrate", "davae"
-SETS = ("shifted_batches", "disjoint_batches", "lung_lines", "symphony_pbmc")
+APART = "disjoint_batches"  # in which nothing is to be mixed
+SETS = ("shifted_batches", APART, "lung_lines", "symphony_pbmc")
 CONDITIONS = ("offset_decoder", "decoder")
 WEIGHTS = (0.0, 0.001, 0.01, 0.05, 0.2, 1.0)
 SCORES = ("subsampled_ari", "ilisi", "batch_ari")
@@ -45,6 +46,30 @@ def row(dataset: str, condition: str, adversary: float, seed: int) -> dict[str, 
     return {**told, **scores, "cpu_seconds": f"{cpu:.1f}"}
 
 
+def draw(path: Path) -> None:
+    """The curve from λ = 0 on for each data set: means over the seeds, types against mixing."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    table = pd.read_csv(path).groupby(["dataset", "condition", "adversary"], as_index=False)[list(SCORES[:2])].mean()
+    drawn = [each for each in SETS if each != APART and (table["dataset"] == each).any()]
+    figure, panels = plt.subplots(
+        1, len(drawn), figsize=(3.4 * len(drawn), 3.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for panel, dataset in zip(panels[0], drawn, strict=True):
+        for condition, told in (("offset_decoder", "told by offsets and input"), ("decoder", "by input alone")):
+            curve = table[(table["dataset"] == dataset) & (table["condition"] == condition)]
+            panel.plot(curve["ilisi"], curve["subsampled_ari"], marker="o", markersize=4, label=told)
+            for _, point in curve.iterrows():
+                at = (point["ilisi"], point["subsampled_ari"])
+                panel.annotate(f"{point['adversary']:g}", at, (3, 3), textcoords="offset points", fontsize=7)
+        panel.set(title=dataset, xlabel="iLISI")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0, 0].set_ylabel("ARI of types")
+    panels[0, -1].legend(frameon=False, fontsize=7)
+    figure.savefig(path.with_suffix(".png"), dpi=75)
+
+
 def main(path: Path, n_seeds: int, datasets: list[str]) -> None:
     """Add the rows that are missing."""
     rows = list(csv.DictReader(path.open())) if path.exists() else []
@@ -59,6 +84,7 @@ def main(path: Path, n_seeds: int, datasets: list[str]) -> None:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
+    draw(path)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ entries above 0 that CITE-seq has, and many more cells; for prediction and match
 25,000 to 100,000 cells of ten types in three batches that change genes as much as types do; for the transfer of labels
 two batches of 10,000, one of which knows a tenth of its types. The score is the ARI (of k-means for a space), the
 skill, the mean probability of the true partner, or the accuracy. Rows that are there are kept; without names of methods
-all of the task are run.
+all of the task are run. For integration a figure beside the table draws seconds and memory by cells.
 """
 
 from __future__ import annotations
@@ -103,6 +103,23 @@ def run(task: str, method: str, n_obs: int, n_vars: int) -> list[str]:
     return [task, method, str(n_obs), str(n_vars), f"{cpu:.1f}", f"{mb:.0f}", f"{score():.4f}"]
 
 
+def draw(path: Path) -> None:
+    """CPU seconds and memory of integration by the number of cells."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    table = pd.read_csv(path)
+    figure, panels = plt.subplots(1, 2, figsize=(7, 3), layout="constrained")
+    for method, rows in table[table["task"] == "integrate"].sort_values("n_obs").groupby("method"):
+        for panel, column in zip(panels, ("cpu_seconds", "mb"), strict=True):
+            panel.plot(rows["n_obs"] / 1000, rows[column], marker="o", label=method)
+    for panel, text in zip(panels, ("CPU seconds", "MB above imports"), strict=True):
+        panel.set(xlabel="thousand cells", title=text, xlim=(0, None), ylim=(0, None))
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False)
+    figure.savefig(path.with_name("integrate_scaling.png"), dpi=75)
+
+
 def main(task: str, path: Path, methods: list[str]) -> None:
     """Add the rows that are missing."""
     rows = list(csv.reader(path.open()))[1:] if path.exists() else []
@@ -115,6 +132,8 @@ def main(task: str, path: Path, methods: list[str]) -> None:
             rows.append(subprocess.run(call, check=True, capture_output=True, text=True).stdout.split())
             with path.open("w", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([COLUMNS, *sorted(rows)])
+    if task == "integrate":
+        draw(path)
 
 
 if __name__ == "__main__":
