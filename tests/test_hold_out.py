@@ -130,7 +130,7 @@ def test_wrong_calls_say_what_to_pass_and_leave_the_object_alone(adata, change, 
 
 
 def test_something_else_than_an_anndata_is_refused(adata):
-    with pytest.raises(WrongTypeError, match="Expected AnnData, found ndarray"):
+    with pytest.raises(WrongTypeError, match="Expected AnnData or SpatialData, found ndarray"):
         sd.tl.hold_out(adata.X.toarray())
 
 

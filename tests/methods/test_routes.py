@@ -468,7 +468,7 @@ def test_settings_of_scglue_are_those_of_the_user_after_the_call(mdata, of_scglu
     assert str(of_scglue.net.device) == "cpu"
     assert not Path(of_scglue.how.pop("directory")).exists()
     assert of_scglue.how == {
-        "latent_dim": 3, "random_seed": 4, "lr": 0.1, "data_batch_size": 128, "max_epochs": "AUTO",
+        "latent_dim": 3, "random_seed": 4, "lr": 0.1, "data_batch_size": 128, "max_epochs": 100,
         "lam_joint_cross": 1.0, "lam_real_cross": 1.0, "lam_cos": 1.0,
     }  # fmt: skip
     assert capsys.readouterr().out == ""
