@@ -129,6 +129,7 @@ class DAVAE(Integrator, TorchMethod):
         wrong = {
             "hidden": (not self.hidden or min(self.hidden) < 1, "at least one layer of at least one unit"),
             "adversary": (self.adversary < 0, "at least 0, which leaves the adversary out"),
+            "hide": (not 0 <= self.hide < 1, "at least 0 and below 1"),
             "dropout": (not 0 <= self.dropout < 1, "at least 0 and below 1"),
         }
         for name, (is_wrong, wanted) in wrong.items():

@@ -120,10 +120,10 @@ class DAVAE(Transfer, TorchMethod):
             if not widths or min(widths) < 1:
                 msg = f"{name}={widths!r}, but it must be at least one layer of at least one unit."
                 raise InputError(msg)
-        if self.adversary < 0 or not 0 <= self.dropout < 1:
+        if self.adversary < 0 or not 0 <= self.dropout < 1 or not 0 <= self.hide < 1:
             msg = (
-                f"adversary={self.adversary!r} and dropout={self.dropout!r}, but a weight must be at least 0, and a "
-                "part at least 0 and below 1."
+                f"adversary={self.adversary!r}, hide={self.hide!r} and dropout={self.dropout!r}, but a weight must be "
+                "at least 0, and a part at least 0 and below 1."
             )
             raise InputError(msg)
 
