@@ -69,26 +69,6 @@ def test_weights_start_as_xavier_and_biases_at_zero(fitted):
         assert (layer.bias == 0).all()
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
-def test_the_pace_falls_as_a_schedule_of_the_learning_rate_does(monkeypatch, optimizer):
-    monkeypatch.setattr(actinn, "EVERY", 3)
-    x = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
-    ours, theirs = torch.nn.Linear(5, 1), torch.nn.Linear(5, 1)
-    theirs.load_state_dict(ours.state_dict())
-    first, second = optimizer(ours.parameters(), lr=0.05), optimizer(theirs.parameters(), lr=0.05)
-    schedule = torch.optim.lr_scheduler.StepLR(second, step_size=3, gamma=0.5)
-    pace = actinn._Pace(ours, 0.5)
-    for _ in range(10):
-        pace()
-        for net, by in ((ours, first), (theirs, second)):
-            by.zero_grad()
-            (net(x) - 1).square().mean().backward()
-            by.step()
-        schedule.step()
-    pace()
-    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
-
-
 def test_a_lower_pace_moves_the_weights_less(parts, monkeypatch):
     monkeypatch.setattr(actinn, "EVERY", 1)
     ref, query = parts
@@ -98,26 +78,6 @@ def test_a_lower_pace_moves_the_weights_less(parts, monkeypatch):
         solve(model, progress=False, **roles)
         moved.append(model.history_["training_loss"][-1])
     assert moved[0] < moved[1]
-
-
-def test_an_interrupted_run_with_a_falling_pace_continues_to_the_same_result(parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(actinn, "EVERY", 5)
-    ref, query = parts
-    knobs = {"decay": 0.5, "epochs": 8}
-    whole = proba_of(query, ref, **knobs)
-    calls, pace = [], actinn._Pace.__call__
-
-    def stops(self):
-        calls.append(1)
-        if len(calls) == 45:  # in the seventh epoch of the calibration, of 6 steps each
-            raise KeyboardInterrupt
-        pace(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(actinn._Pace, "__call__", stops)
-        with pytest.raises(KeyboardInterrupt):
-            proba_of(query, ref, **knobs, checkpoint=tmp_path)
-    np.testing.assert_array_equal(proba_of(query, ref, **knobs, checkpoint=tmp_path), whole)
 
 
 def test_trimming_drops_the_ends_of_the_total_and_then_of_the_variation():

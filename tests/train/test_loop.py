@@ -14,7 +14,7 @@ from torch import nn
 
 from scdance._checks import InputError, ScdanceError
 from scdance._core.method import Runtime
-from scdance.train import Train, loop
+from scdance.train import Train, half_cosine, loop
 
 
 @pytest.fixture(autouse=True)
@@ -288,3 +288,32 @@ def test_the_bar_is_shown_only_when_asked(x, capsys):
     assert capsys.readouterr().err == ""  # no terminal here
     loop(squares(net), net, Train(epochs=2), batches=[x], stage="refining", runtime=Runtime(progress=True))
     assert "refining" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ pace
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_pace_is_a_schedule_of_the_learning_rate(x, optimizer):
+    net, batches = a_net(dropout=0), [x[:20], x[20:]]
+    theirs, n_steps = copy.deepcopy(net), 2 * 5
+    made = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer](theirs.parameters(), lr=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda n: half_cosine(n, n_steps, warm_up=0.3))
+    step = squares(theirs)
+    for batch in batches * 5:
+        made.zero_grad()
+        step(batch).backward()
+        made.step()
+        schedule.step()
+    how = Train(epochs=5, lr=0.05, optimizer=optimizer)
+    loop(squares(net), net, how, batches=batches, pace=lambda n, total: half_cosine(n, total, warm_up=0.3))
+    torch.testing.assert_close(net.state_dict(), theirs.state_dict())
+
+
+def test_half_a_cosine_rises_to_1_and_falls_towards_0():
+    rates = [half_cosine(n, 100, warm_up=0.1) for n in range(100)]
+    assert np.argmax(rates) == 9
+    assert rates[9] == 1
+    assert np.all(np.diff(rates[:10]) > 0)
+    assert np.all(np.diff(rates[10:]) < 0)
+    assert 0 < rates[-1] < 1e-3

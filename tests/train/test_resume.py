@@ -17,7 +17,7 @@ import scdance as sd
 from scdance._checks import ScdanceError
 from scdance.datasets import toy_clusters
 from scdance.pp import Recipe
-from scdance.train import Batches, TorchMethod, Train, split
+from scdance.train import Batches, TorchMethod, Train, half_cosine, split
 
 N_CELLS, N_EPOCHS = 60, 18
 
@@ -101,7 +101,10 @@ class Deep(TorchMethod):
 
         turns = [(refine, [*net["encoder"].parameters()]), (judge, [*net["critic"].parameters()])]
         batches = Batches(cells, self.training.batch_size, rng=rng)
-        self.learn(turns, net, self.training, batches=batches, each_epoch=refresh, memory=memory, rng=rng, look=look)
+        self.learn(
+            turns, net, self.training, batches=batches, each_epoch=refresh, memory=memory, rng=rng, look=look,
+            pace=half_cosine,
+        )  # fmt: skip
         self.bomb.tick()
         return self
 

@@ -9,6 +9,7 @@ from ._counts import relative_depth as relative_depth
 from ._expression import Expression as Expression
 from ._loop import Log as Log
 from ._loop import loop as loop
+from ._pace import half_cosine as half_cosine
 from ._paired import PairedBatches as PairedBatches
 from ._paired import by_appearance as by_appearance
 from ._paired import hold_out_cells as hold_out_cells

@@ -55,6 +55,7 @@ def loop(
     look: Callable[[], dict[str, Any]] | None = None,
     rng: np.random.Generator | None = None,
     memory: dict[str, torch.Tensor] | None = None,
+    pace: Callable[[int, int], float] | None = None,
     runtime: Runtime | None = None,
 ) -> Log:
     """Train `net` in one of four shapes.
@@ -85,6 +86,8 @@ def loop(
         Generator behind the batch order, so that a continued run draws the same.
     memory
         Tensors that `each_epoch` keeps from one epoch to the next; saved with the checkpoint.
+    pace
+        Factor on the learning rate at a step, from its number and that of all steps, as :func:`half_cosine`; None: 1.
     runtime
         Progress bar, checkpoint folder, `on_epoch`.
 
@@ -122,6 +125,9 @@ def loop(
 
     # tqdm: False shows the bar, None hides it where nobody watches
     n_epochs = how.epochs if how.epochs is not None else how.n_epochs(len(batches))  # type: ignore[arg-type]
+    if pace is not None:
+        n_steps = n_epochs * len(batches)  # type: ignore[arg-type]
+        run.rate = lambda: how.lr * pace(run.n_steps, n_steps)
     bar = tqdm(total=n_epochs, initial=run.log.epochs, desc=stage, leave=False, disable=_hidden(runtime.progress))
     try:
         while not run.log.stopped:
@@ -169,6 +175,9 @@ def _epoch(
     """One pass over the batches; appends the mean loss of each step to the history."""
     total, n = [0.0] * len(steps), 0
     for batch in batches:
+        if run.rate is not None:
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                group["lr"] = run.rate()
         for i, (step, optimizer) in enumerate(zip(steps, optimizers, strict=True)):
             optimizer.zero_grad(set_to_none=True)
             loss = step(batch)
@@ -178,6 +187,7 @@ def _epoch(
             optimizer.step()
             total[i] += float(loss.detach())
         n += 1
+        run.n_steps += 1
     for name, value in zip(names, total, strict=True):
         run.log.history[name].append(value / max(n, 1))
     if not all(math.isfinite(value) for value in total):
@@ -217,6 +227,8 @@ class _Run:
     best: dict[str, torch.Tensor] | None = None
     best_loss: float = math.inf
     waited: int = 0
+    n_steps: int = 0
+    rate: Callable[[], float] | None = None
 
     @property
     def gpus(self) -> list[int]:
@@ -267,6 +279,7 @@ class _Checkpoint:
             "stopped": run.log.stopped,
             "best_loss": run.best_loss,
             "waited": run.waited,
+            "n_steps": run.n_steps,
             "rng": None if run.rng is None else run.rng.bit_generator.state,
         }
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -300,7 +313,7 @@ class _Checkpoint:
         run.memory.update(_under("memory/", tensors))
         run.best = _under("best/", tensors) or None
         run.log.history, run.log.epochs, run.log.stopped = told["history"], told["epochs"], told["stopped"]
-        run.best_loss, run.waited = told["best_loss"], told["waited"]
+        run.best_loss, run.waited, run.n_steps = told["best_loss"], told["waited"], told["n_steps"]
         torch.set_rng_state(tensors["random/cpu"])
         for gpu in run.gpus:
             if f"random/{gpu}" in tensors:

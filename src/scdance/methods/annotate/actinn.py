@@ -94,16 +94,18 @@ class ACTINN(Annotator, TorchMethod):
         self._describe(cells)
         self.net_ = self.net().to(self.target)
         labels = torch.from_numpy(cells.labels.astype(np.int64)).to(self.target)
-        pace, rng = _Pace(self.net_, self.decay), self.rng(stage)
+        rng = self.rng(stage)
 
         def step(batch: Batch) -> Tensor:
-            pace()
             scores = self.net_(self._input(batch.x))
             return cross_entropy(scores, labels[batch.rows]) + self._penalty()
 
         batches = Batches(cells, self.training.batch_size, rng=rng, device=self.target)
-        self.learn(step, self.net_, self.training, stage=stage, batches=batches, rng=rng, memory=pace.memory)
-        pace()
+
+        def pace(n: int, _: int) -> float:
+            return float(self.decay ** (n // EVERY))
+
+        self.learn(step, self.net_, self.training, stage=stage, batches=batches, rng=rng, pace=pace)
 
     def logits(self, cells: Cells) -> np.ndarray:
         missing = None if cells.present is None else torch.from_numpy(~cells.present[self.used_]).to(self.target)
@@ -128,30 +130,6 @@ class ACTINN(Annotator, TorchMethod):
     def _penalty(self) -> Tensor:
         """½ λ Σ‖W‖² over the layers, without biases."""
         return self.l2 / 2 * torch.stack([layer.weight.square().sum() for layer in _linear(self.net_)]).sum()
-
-
-class _Pace:
-    """Lowers the learning rate as training goes on, by shortening each step after the optimiser has made it.
-
-    The optimisers of :class:`~scdance.train.Train` move by the learning rate times what does not depend on it, so
-    this equals a lower rate. Called before each step and once at the end; `memory` continues with a checkpoint.
-    """
-
-    def __init__(self, net: nn.Module, factor: float) -> None:
-        self.parameters, self.factor = list(net.parameters()), factor
-        self.memory: dict[str, Tensor] = {"steps": torch.tensor(0)}
-
-    @torch.no_grad()
-    def __call__(self) -> None:
-        if self.factor == 1:
-            return
-        n_steps = int(self.memory["steps"])
-        share = self.factor ** ((n_steps - 1) // EVERY)
-        for i, parameter in enumerate(self.parameters):
-            if n_steps:
-                parameter.copy_(torch.lerp(self.memory[f"before_{i}"].to(parameter), parameter, share))
-            self.memory[f"before_{i}"] = parameter.detach().clone()
-        self.memory["steps"] = torch.tensor(n_steps + 1)
 
 
 def _linear(net: nn.Module) -> list[nn.Linear]:

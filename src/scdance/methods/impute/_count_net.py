@@ -14,7 +14,7 @@ from scdance._checks import InputError, one_of
 from scdance._core.cells import Cells
 from scdance.nn import CountHead, nb_loss, zinb_loss
 from scdance.pp import Recipe, blocks
-from scdance.train import Batch, Batches, TorchMethod, Train, mean_counts, split
+from scdance.train import Batch, Batches, TorchMethod, Train, half_cosine, mean_counts, split
 
 from ._imputer import Imputer, Rates, depth_of
 
@@ -91,10 +91,8 @@ class CountImputer(Imputer, TorchMethod):
             rows, held_out = split(cells.n_obs, VALID_SHARE, rng)
             valid = self._judge(cells, held_out)
         batches = Batches(cells, how.batch_size, rng=rng, rows=rows, device=self.target)
-        pace = Pace(self.net_, how.n_epochs(len(batches)) * len(batches) if self.slow_down else None)
 
         def step(batch: Batch) -> Tensor:
-            pace()
             return self.loss(cells, batch, rng) + self.further_loss()
 
         self.learn(
@@ -105,10 +103,8 @@ class CountImputer(Imputer, TorchMethod):
             valid=valid,
             look=lambda: self.predict(cells=cells),
             rng=rng,
-            memory=pace.memory,
+            pace=half_cosine if self.slow_down else None,
         )
-        if how.patience is None:  # with one, the net holds the weights of its best epoch
-            pace()
         self.theta_ = self.dispersion(cells, self.rates(cells))
         return self
 
@@ -174,30 +170,6 @@ class CountImputer(Imputer, TorchMethod):
             return float(np.mean([float(self.loss(cells, batch, rng)) for batch in batches]))
 
         return loss
-
-
-class Pace:
-    """Lowers the learning rate along half a cosine, by shortening each step after the optimiser has made it.
-
-    The optimisers move by the learning rate times what does not depend on it, so this equals a lower rate. Called
-    before each step and once at the end; `memory` continues with a checkpoint. Without `n_steps` nothing is done.
-    """
-
-    def __init__(self, net: nn.Module, n_steps: int | None) -> None:
-        self.parameters, self.n_steps = list(net.parameters()), n_steps
-        self.memory: dict[str, Tensor] = {"step": torch.tensor(0)}
-
-    @torch.no_grad()
-    def __call__(self) -> None:
-        if self.n_steps is None:
-            return
-        step = int(self.memory["step"])
-        share = 0.5 + 0.5 * np.cos(np.pi * (step - 1) / self.n_steps)
-        for i, parameter in enumerate(self.parameters):
-            if step:
-                parameter.copy_(torch.lerp(self.memory[f"before_{i}"].to(parameter), parameter, share))
-            self.memory[f"before_{i}"] = parameter.detach().clone()
-        self.memory["step"] = torch.tensor(step + 1)
 
 
 def _loss(head: CountHead, h: Tensor, counts: Tensor, size: Tensor, genes: Any) -> Tensor:

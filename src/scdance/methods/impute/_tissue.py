@@ -16,9 +16,9 @@ from scdance._core.cells import Cells
 from scdance.graph import Sparse, normalize, self_loops, spatial, symmetric, tiles
 from scdance.nn import CountHead, Dense, Posterior, bilevel_mask, log_zinb
 from scdance.pp import Recipe, blocks
-from scdance.train import TorchMethod, Train, mean_counts
+from scdance.train import TorchMethod, Train, half_cosine, mean_counts
 
-from ._count_net import LOG_MEAN, Pace
+from ._count_net import LOG_MEAN
 from ._imputer import Imputer, Rates, depth_of
 
 KL_WEIGHTS, KL_STEPS = (1e-6, 1e-2), 10_000  # of the divergence: from, to, and in how many steps
@@ -173,10 +173,8 @@ class TissueImputer(Imputer, TorchMethod):
             fields, held_out = _apart(cells, fields, self.rng("fields"))
             valid = self._judge(tissue, held_out)
         batches = _Shuffled(fields, rng)
-        pace = Pace(self.net_, how.n_epochs(len(batches)) * len(batches) if self.slow_down else None)
 
         def step(rows: np.ndarray) -> Tensor:
-            pace()
             n_kept = max(1, round((1 - self.drop_cells) * len(rows)))
             return self.loss(tissue, np.sort(rng.permutation(rows)[:n_kept]), rng)
 
@@ -184,9 +182,8 @@ class TissueImputer(Imputer, TorchMethod):
             self._finish(tissue)
             return self.predict(cells=cells)
 
-        self.learn(step, self.net_, how, batches=batches, valid=valid, look=look, rng=rng, memory=pace.memory)
-        if how.patience is None:  # with one, the net holds the weights of its best epoch
-            pace()
+        pace = half_cosine if self.slow_down else None
+        self.learn(step, self.net_, how, batches=batches, valid=valid, look=look, rng=rng, pace=pace)
         self._finish(tissue)
         return self
 
