@@ -33,6 +33,8 @@ def fit(
     target: str | None = None,
     use_rep: str | None = None,
     batch_key: str | None = None,
+    spatial_key: str = "spatial",
+    library_key: str | None = None,
     neighbors_key: str | None = None,
     must_link: ArrayLike | None = None,
     cannot_link: ArrayLike | None = None,
@@ -59,7 +61,7 @@ def fit(
         Name of a method, a class or an instance of your own; None: the default of the task.
     labels_key
         Column of ``obs`` with the types, for a reference and for methods that learn from labels.
-    {layer, source, target, use_rep, batch_key, neighbors_key}
+    {layer, source, target, use_rep, batch_key, spatial_key, library_key, neighbors_key}
     must_link
         Pairs of cells that belong together, as in :func:`scdance.tl.cluster`.
     cannot_link
@@ -99,8 +101,9 @@ def fit(
     else:
         roles = read_roles(
             declared, model, data, opened(data, declared, table_key), layer=layer, source=source, target=target,
-            use_rep=use_rep, batch_key=batch_key, neighbors_key=neighbors_key, labels_key=labels_key,
-            must_link=must_link, cannot_link=cannot_link, recipe=recipe,
+            use_rep=use_rep, batch_key=batch_key, spatial_key=spatial_key, library_key=library_key,
+            neighbors_key=neighbors_key, labels_key=labels_key, must_link=must_link, cannot_link=cannot_link,
+            recipe=recipe,
         )  # fmt: skip
     solve(model, progress=progress, checkpoint=checkpoint, **roles)
     return model

@@ -106,6 +106,8 @@ class Cells:
         Picture of the tissue of each slice, in the order of the codes.
     batch, batch_names
         Batch of each cell as codes, (n_obs,) int32, −1 for one unseen in training; the batches of training.
+    sample
+        The same among the batches of these cells, (n_obs,) int32: also unseen ones are told apart.
     graph
         The user's neighbour graph, (n_obs, n_obs) CSR.
     rep
@@ -133,6 +135,7 @@ class Cells:
     images: tuple[Image, ...] | None = None
     batch: np.ndarray | None = None
     batch_names: list[str] | None = None
+    sample: np.ndarray | None = None
     graph: sp.csr_matrix | None = None
     rep: np.ndarray | None = None
     modality: str | None = None
@@ -166,7 +169,7 @@ class Cells:
         if columns is not None:
             new |= {name: getattr(self, name)[columns] for name in ("var_names", "present") if _has(self, name)}
         if rows is not None:
-            by_cell = ("rows", "obs_names", "depth", "labels", "coords", "slice", "batch", "rep")
+            by_cell = ("rows", "obs_names", "depth", "labels", "coords", "slice", "batch", "sample", "rep")
             new |= {name: getattr(self, name)[rows] for name in by_cell if _has(self, name)}
             new["graph"] = None if self.graph is None else self.graph[rows][:, rows]
             if self.images is not None:

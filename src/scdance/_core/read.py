@@ -140,7 +140,7 @@ def read(
     if slices is not None:
         given["slice"] = slices[0]
     if batch_key is not None:
-        given["batch"], given["batch_names"] = _batch(adata, batch_key, model)
+        given["batch"], given["batch_names"], given["sample"] = _batch(adata, batch_key, model)
     if neighbors_key is not None:
         given["graph"] = _graph(adata, neighbors_key)
     if use_rep is not None:
@@ -489,7 +489,8 @@ def _from_matrix(
     missing = int((columns < 0).sum())
     if missing:
         fate = "they are left out" if model.skips_missing else "they count as 0"
-        warn(f"{missing} of the {len(columns)} genes of the model are not in the object; {fate}.")
+        say = warn if model.is_fitted else logger.info  # genes of a vocabulary to be learnt may be of other data sets
+        say(f"{missing} of the {len(columns)} genes of the model are not in the object; {fate}.")
     x, raw = prep.apply(counts, rows, depth, columns)
     keeps = bool(model.task) and TASKS[model.task].gives_expression
     whole = {"whole": counts} if keeps else {}  # genes without a result keep their input
@@ -497,7 +498,7 @@ def _from_matrix(
         there = np.flatnonzero(np.isin(np.asarray(adata.var_names, dtype=str), model.beside))
         whole["beside"] = _subset(counts, rows, there)
     logger.info("%s: %d cells × %d genes of `%s` (%s)", model.name, len(rows), len(columns), where, kind)
-    for part in ("batch", "labels", "coords", "slice"):
+    for part in ("batch", "sample", "labels", "coords", "slice"):
         if given.get(part) is not None:
             given[part] = given[part][rows]
     if given.get("images") is not None:
@@ -616,16 +617,17 @@ def _matrix(adata: Any, layer: str | None, owner: str, argument: str) -> tuple[A
     return adata.X, f"{owner}X"
 
 
-def _batch(adata: Any, key: str, model: Method) -> tuple[np.ndarray, list[str]]:
-    """Batch codes and names, in the order of training where the model is fitted; −1 for an unseen one."""
+def _batch(adata: Any, key: str, model: Method) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Batch codes and names, in the order of training where the model is fitted, −1 for an unseen one; own codes."""
     import pandas as pd
 
     values = _checks.column(adata.obs, key, where="adata.obs", what="the column with the batches", argument="batch_key")
     if pd.isna(values).any():
         msg = f"`adata.obs[{key!r}]` has {int(pd.isna(values).sum())} missing values; every cell needs a batch."
         raise InputError(msg)
-    names = list(getattr(model, "batches_", sorted(values.astype(str).unique())))
-    return pd.Categorical(values.astype(str), categories=names).codes.astype(np.int32), names
+    own = pd.Categorical(values.astype(str))
+    names = list(getattr(model, "batches_", own.categories))
+    return own.set_categories(names).codes.astype(np.int32), names, own.codes.astype(np.int32)
 
 
 def _representation(adata: Any, key: str, model: Method) -> np.ndarray:

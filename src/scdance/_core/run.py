@@ -147,6 +147,24 @@ def watched(looker: Callable[[str, int, Callable[[], dict[str, Any]], np.ndarray
         _LOOKER.reset(token)
 
 
+@contextmanager
+def running(model: Method, roles: dict[str, Any], *, progress: bool | None, checkpoint: Any) -> Iterator[None]:
+    """Let a method fit and predict inside: with how to report and where to keep checkpoints, and seeded."""
+    if checkpoint is not None and Path(checkpoint).exists() and not Path(checkpoint).is_dir():
+        msg = f"checkpoint={str(checkpoint)!r} is a file; pass a folder, which is made if need be."
+        raise InputError(msg)
+    model.runtime = Runtime(
+        progress=settings.progress if progress is None else progress,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        fingerprint=_fingerprint(model, roles),
+    )
+    try:
+        with model.session():
+            yield
+    finally:
+        del model.runtime
+
+
 def solve(
     model: Method,
     *,
@@ -169,27 +187,17 @@ def solve(
             instead = f"No method of {task.name!r} labels new cells: run it on all of them, `method={model.name!r}`."
         msg = f"{type(model).__name__} can answer only for the cells it was fitted on. {instead}"
         raise InputError(msg)
-    if checkpoint is not None and Path(checkpoint).exists() and not Path(checkpoint).is_dir():
-        msg = f"checkpoint={str(checkpoint)!r} is a file; pass a folder, which is made if need be."
-        raise InputError(msg)
-    looker = _LOOKER.get()
-    model.runtime = Runtime(
-        progress=settings.progress if progress is None else progress,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        fingerprint=_fingerprint(model, roles),
-        on_epoch=None if looker is None else lambda stage, epoch, look: looker(stage, epoch, look, cells.rows),
-    )
     start = time.perf_counter()
-    try:
-        with model.session():
-            if not model.is_fitted:
-                logger.info("%s: fitting", model.name)
-                learn(model, roles)
-            result = {} if cells is None else model.predict(**{task.roles[-1]: cells})
-            if cells is not None and "measured" in task.gives:
-                result["measured"] = cells.measured
-    finally:
-        del model.runtime
+    with running(model, roles, progress=progress, checkpoint=checkpoint):
+        looker = _LOOKER.get()
+        if looker is not None:
+            model.runtime.on_epoch = lambda stage, epoch, look: looker(stage, epoch, look, cells.rows)
+        if not model.is_fitted:
+            logger.info("%s: fitting", model.name)
+            learn(model, roles)
+        result = {} if cells is None else model.predict(**{task.roles[-1]: cells})
+        if cells is not None and "measured" in task.gives:
+            result["measured"] = cells.measured
     result = {} if cells is None else check_result(task, result, receiving(task, cells))
     if not hasattr(model, "categories_"):
         model.categories_ = _numbers(result)

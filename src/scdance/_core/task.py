@@ -416,6 +416,19 @@ INTEGRATE = Task(
     default="harmony",
 )
 
+EMBED = Task(
+    "embed",
+    text="Place cells in a latent space, by a model that was trained before on other cells or by one for these alone.",
+    roles=("cells",),
+    gives={
+        "embedding": Slot("obsm", "X_{key}", "latent space, (n_obs, n_latent) float32", "matrix"),
+    },
+    optional=(),
+    metrics=("kmeans_ari", "kmeans_nmi", "asw", "nmi_cluster_label"),
+    default="pca",
+    data=("AnnData", "SpatialData"),
+)
+
 IMPUTE = Task(
     "impute",
     text="Estimate the expression behind the counts, with what cells and genes tell of each other.",
@@ -519,6 +532,7 @@ TASKS: dict[str, Task] = {
         ANNOTATE,
         CLUSTER,
         INTEGRATE,
+        EMBED,
         SPATIAL_DOMAIN,
         DECONVOLVE,
         JOINT_EMBED,

@@ -27,6 +27,7 @@ from ._spatial import majority as majority
 from ._spatial import pitch as pitch
 from ._spatial import spatial as spatial
 from ._spatial import tiles as tiles
+from ._spatial import unit_coordinates as unit_coordinates
 from ._torch import Sparse as Sparse
 from ._torch import spmm as spmm
 from ._torch import to_dgl as to_dgl

@@ -130,6 +130,34 @@ def tiles(coords: np.ndarray, size: int, slices: np.ndarray | None = None) -> li
     return done
 
 
+def unit_coordinates(coords: np.ndarray, slices: np.ndarray | None = None) -> np.ndarray:
+    """Bring the coordinates of each slice to 0 to 1 along its longer side.
+
+    Parameters
+    ----------
+    coords
+        Coordinates, (n, 2 or 3).
+    slices
+        Slice of each point as codes, (n,); None: all lie on one.
+
+    Returns
+    -------
+    Coordinates of the same shape; shapes are kept.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import graph
+    >>> graph.unit_coordinates(np.array([[2.0, 5.0], [6.0, 7.0]])).tolist()
+    [[0.0, 0.0], [1.0, 0.5]]
+    """
+    out = np.zeros_like(coords)
+    for here in _members(slices, len(coords)):
+        span = np.ptp(coords[here], axis=0).max()
+        out[here] = (coords[here] - coords[here].min(axis=0)) / (span if span > 0 else 1)
+    return out
+
+
 def pitch(coords: np.ndarray, slices: np.ndarray | None = None) -> float:
     """Median distance of a point to its nearest neighbour: of a lattice, its constant.
 

@@ -9,6 +9,9 @@ from ._attention import Message as Message
 from ._attention import TransformerBlock as TransformerBlock
 from ._batch_vae import BatchVAE as BatchVAE
 from ._batch_vae import Posterior as Posterior
+from ._cell_transformer import CellEncoder as CellEncoder
+from ._cell_transformer import CellTransformer as CellTransformer
+from ._cell_transformer import Shape as Shape
 from ._counts import CountHead as CountHead
 from ._counts import CountParameters as CountParameters
 from ._counts import log_nb as log_nb
@@ -25,6 +28,8 @@ from ._labels import known_cross_entropy as known_cross_entropy
 from ._masked import bilevel_mask as bilevel_mask
 from ._messages import CellFeatureNet as CellFeatureNet
 from ._messages import CellGraph as CellGraph
+from ._mixture import MixtureLatent as MixtureLatent
+from ._mixture import NormalLatent as NormalLatent
 from ._places import NeighborPlaces as NeighborPlaces
 from ._places import PatchPlaces as PatchPlaces
 from ._places import SignNet as SignNet

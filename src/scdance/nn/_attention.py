@@ -290,7 +290,8 @@ class TransformerBlock(nn.Module):
     dropout
         Part of the units that is dropped in training, in [0, 1).
     norm
-        Normalise what enters attention and dense net ("before"), or what comes out of the sums ("after").
+        Normalise what enters attention and dense net ("before"), or what comes out of the sums ("after"); with "after"
+        the dense net ends in an activation.
 
     Examples
     --------
@@ -314,7 +315,7 @@ class TransformerBlock(nn.Module):
         self.attention_norm, self.dense_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dense = nn.Sequential(
             *(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout)),
-            *(nn.Linear(hidden, width), nn.GELU(), nn.Dropout(dropout)),
+            *(nn.Linear(hidden, width), nn.Identity() if self.norm_first else nn.GELU(), nn.Dropout(dropout)),
         )
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -42,6 +42,7 @@ from ._ranks import rank_sum_test as rank_sum_test
 from ._ranks import rank_sums as rank_sums
 from ._recipe import FittedRecipe as FittedRecipe
 from ._recipe import Recipe as Recipe
+from ._recipe import gene_deviance as gene_deviance
 from ._ridge import ridge as ridge
 from ._ridge import with_one as with_one
 from ._rows import OnDisk as OnDisk

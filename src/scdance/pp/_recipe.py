@@ -223,6 +223,35 @@ class select_genes:
         return block.keep(state["columns"])
 
 
+def gene_deviance(counts: Rows, depth: np.ndarray) -> np.ndarray:
+    """Poisson deviance of each gene against a constant share of the counts of all cells [Townes2019]_.
+
+    Parameters
+    ----------
+    counts
+        Counts, (n_obs, n_vars), in memory or on disk.
+    depth
+        Total counts of each cell, (n_obs,).
+
+    Returns
+    -------
+    The deviances, (n_vars,) float64: what varies most has the largest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scdance import pp
+    >>> counts = pp.canonical(np.array([[4, 9, 0], [4, 0, 9]]))
+    >>> pp.gene_deviance(counts, np.array([13.0, 13.0])).round(1).tolist()
+    [0.0, 12.5, 12.5]
+    """
+
+    def stream() -> Iterator[_Block]:
+        return (_Block(block, block, depth[here]) for here, block in blocks(counts))
+
+    return _deviance(stream)
+
+
 def _deviance(stream: Stream) -> np.ndarray:
     """Poisson deviance of each gene against a constant share of all counts, (n_vars,) float64."""
     total, depth = 0.0, 0.0

@@ -13,6 +13,7 @@ from scdance._core.task import (
     ANNOTATE,
     CLUSTER,
     DECONVOLVE,
+    EMBED,
     IMPUTE,
     INTEGRATE,
     JOINT_EMBED,
@@ -383,6 +384,7 @@ TOYS: dict[str, type[Toys]] = {
     PREDICT_MODALITY.name: Asked,
     MATCH_MODALITY.name: Apart,
     INTEGRATE.name: Toys,
+    EMBED.name: Toys,
     TRANSFER_LABELS.name: Annotation,
 }
 

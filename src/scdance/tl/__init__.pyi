@@ -6,6 +6,7 @@ from ._consensus import consensus as consensus
 from ._consensus_labels import consensus_labels as consensus_labels
 from ._deconvolve import deconvolve as deconvolve
 from ._domain_genes import domain_genes as domain_genes
+from ._embed import embed as embed
 from ._hold_out import hold_out as hold_out
 from ._impute import impute as impute
 from ._integrate import integrate as integrate

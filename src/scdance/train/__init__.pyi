@@ -4,6 +4,10 @@ from ._batches import split as split
 from ._calibration import conformal_sets as conformal_sets
 from ._calibration import hold_out as hold_out
 from ._calibration import temperature as temperature
+from ._corpus import Corpus as Corpus
+from ._corpus import Reader as Reader
+from ._corpus import Tokens as Tokens
+from ._corpus import sentences as sentences
 from ._counts import mean_counts as mean_counts
 from ._counts import relative_depth as relative_depth
 from ._expression import Expression as Expression

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from scdance._checks import InputError, one_of, whole_number
 from scdance._core.cells import Cells
-from scdance.graph import laplacian_positions, walk_positions
+from scdance.graph import laplacian_positions, unit_coordinates, walk_positions
 from scdance.nn import (
     FlowAttention,
     GPSBlock,
@@ -147,17 +147,6 @@ class SpaFormer(TissueImputer):
             # an eigenvector has length 1: by the root of the size of its component its entries are of size 1
             return found * np.sqrt(np.bincount(component))[component, None]
         return unit_coordinates(cast("np.ndarray", cells.coords), cells.slice)
-
-
-def unit_coordinates(coords: np.ndarray, slices: np.ndarray | None) -> np.ndarray:
-    """Coordinates of each slice from 0 to 1 along its longer side, (n, 2 or 3)."""
-    slices = np.zeros(len(coords), dtype=int) if slices is None else slices
-    out = np.zeros_like(coords)
-    for each in np.unique(slices):
-        here = slices == each
-        span = np.ptp(coords[here], axis=0).max()
-        out[here] = (coords[here] - coords[here].min(axis=0)) / (span if span > 0 else 1)
-    return out
 
 
 def _ones(a: csr_matrix) -> csr_matrix:
