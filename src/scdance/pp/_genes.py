@@ -133,7 +133,7 @@ def _no_overlap(wanted: list[str], present: list[str], n_shared: int, what: str,
     }
     known = set(wanted)
     best = max(renamed, key=lambda how: len(known.intersection(renamed[how])))
-    if len(known.intersection(renamed[best])) > 0.8 * min(len(wanted), len(present)):
+    if len(known.intersection(renamed[best])) > max(n_shared, 0.8 * min(len(wanted), len(present))):
         why = "the version suffix" if "split" in best else "upper and lower case"
         return msg + f"They agree but for {why}: rename them, `adata.var_names = adata.var_names.str.{best}`."
     if len(set(present) & {_VERSION.sub("", name) for name in wanted}) > 0.8 * min(len(wanted), len(present)):

@@ -1,0 +1,158 @@
+"""What CellPLM gains by having seen other cells: time, memory and hidden counts of pre-training; a probe; few labels.
+
+    SCDANCE_DATA_DIR=… python docs/dev/pretraining.py files /tmp/files    # the corpus, as .h5ad
+    OMP_NUM_THREADS=2 python docs/dev/pretraining.py train /tmp/files /tmp/model docs/leaderboard/extra/pretraining.csv
+    python docs/dev/pretraining.py use /tmp/files /tmp/model docs/leaderboard/extra/pretraining.csv
+
+Corpus: cells of the sets at hand whose genes have symbols (mouse symbols in capitals, Ensembl ids by HGNC). The PBMCs of
+three chemistries (Symphony) are held out: no step of the training sees them. ``use`` asks how well a linear classifier
+tells their types from the space (5 folds, within each chemistry all folds mix), beside PCA and a network that has not
+been trained, and how well types of half of the cells are told from 50 labelled ones of the other half, paired over five
+seeds, beginning from the model and from nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+import scdance as sd
+from scdance._settings import settings
+from scdance.bench._cell import peak_mb, resident_mb
+
+HELD_OUT, LABELS, N_LABELLED, SEEDS = "symphony_pbmc", "cell_type", 50, range(5)
+COLUMNS = ("question", "method", "seed", "score", "cpu_seconds", "mb")
+
+
+def files(folder: Path) -> None:
+    """Write the corpus and the held-out cells."""
+    import mudata
+
+    data = Path(settings.data_dir or "")
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {
+        "pbmc_cite": mudata.read_h5mu(data / "multimodal/pbmc10k_cite.h5mu")["rna"],
+        "bmmc_cite": mudata.read_h5mu(data / "multimodal/neurips2021_cite_starter.h5mu")["rna"],
+        "bmmc_multiome": mudata.read_h5mu(data / "multimodal/neurips2021_multiome_starter.h5mu")["rna"],
+        "cortex": mudata.read_h5mu(data / "multimodal/snareseq_adult_cortex.h5mu")["rna"],
+        "thp1_screen": ad.read_h5ad(data / "perturb/papalexi_lowmoi_299.h5ad"),
+        "pancreas_tumour": ad.read_h5ad(data / "deconv/pdac_a_indrop.h5ad"),
+        "lung_lines": ad.read_h5ad(data / "batch/cellbench_lung_lines.h5ad"),
+        HELD_OUT: ad.read_h5ad(data / "batch/symphony_pbmc_3chem.h5ad"),
+    }
+    symbols = pd.read_csv(data / "prior/hgnc_symbols.tsv.gz", sep="\t")
+    by_id = dict(zip(symbols["ensembl_gene_id"], symbols["symbol"], strict=True))
+    for name, adata in found.items():
+        names = [str(by_id.get(gene, gene)).upper() for gene in adata.var_names]
+        first = ~pd.Index(names).duplicated()
+        out = ad.AnnData(
+            adata.X[:, first].tocsr(), obs=adata.obs[[c for c in ("batch", LABELS) if c in adata.obs]].copy()
+        )
+        out.var_names = np.array(names)[first]
+        out.write_h5ad(folder / f"{name}.h5ad")
+
+
+def corpus(folder: Path) -> dict[str, Path]:
+    """The files that train."""
+    return {path.stem: path for path in sorted(folder.glob("*.h5ad")) if path.stem != HELD_OUT}
+
+
+def train(folder: Path, model: Path, path: Path) -> None:
+    """Pre-train, and note time, memory and how far off hidden counts are."""
+    import scdance._core.registry as registry
+
+    registry.get("embed", "cellplm")
+    held, start, began = resident_mb(), time.process_time(), time.perf_counter()
+    keys = dict.fromkeys(("bmmc_cite", "cortex", "lung_lines"), "batch")
+    made = sd.fm.pretrain(corpus(folder), model, config="small", sample_key=keys, epochs=10, progress=False)
+    cpu, mb = time.process_time() - start, peak_mb() - held
+    note(path, "minutes to pre-train", "cellplm", 0, (time.perf_counter() - began) / 60, cpu, mb)
+    for name in ("hidden_deviance", "hidden_mse"):
+        note(path, f"{name} over that of the gene means", "cellplm", 0, made.notes_[name])
+
+
+def use(folder: Path, model: Path, path: Path) -> None:
+    """Ask the probe and the few labels."""
+    cells = ad.read_h5ad(folder / f"{HELD_OUT}.h5ad")
+    cells = cells[cells.obs[LABELS].notna()].copy()
+    for method, knobs in {"cellplm": {}, "pca": {}, "cellplm untrained": {}}.items():
+        chosen = {"pca": "pca", "cellplm": model}.get(method) or untrained(model)
+        start = time.process_time()
+        sd.tl.embed(
+            cells, method=chosen, batch_key="batch" if method != "pca" else None, key_added="z", progress=False, **knobs
+        )
+        cpu = time.process_time() - start
+        note(path, "linear probe, accuracy", method, 0, probe(cells.obsm["X_z"], cells.obs[LABELS]), cpu)
+    for seed in SEEDS:
+        order = np.random.default_rng(seed).permutation(cells.n_obs)
+        ref, query = cells[order[: cells.n_obs // 2]].copy(), cells[order[cells.n_obs // 2 :]].copy()
+        ref.obs["known"] = ref.obs[LABELS].where(np.arange(ref.n_obs) < N_LABELLED)
+        for method, knobs in {
+            "cellplm": {"method": "cellplm", "init": str(model)},
+            "cellplm from nothing": {"method": "cellplm"},
+            "svm": {"method": "svm"},
+        }.items():
+            start = time.process_time()
+            sd.tl.annotate(
+                query, ref, labels_key="known", key_added="found", random_state=seed, progress=False, **knobs
+            )
+            cpu = time.process_time() - start
+            right = float((query.obs["found"].astype(str) == query.obs[LABELS].astype(str)).mean())
+            note(path, f"{N_LABELLED} labels, accuracy", method, seed, right, cpu)
+
+
+def untrained(model: Path) -> Any:
+    """The network of a model before any training, but for the means of the genes."""
+    import torch
+
+    made = sd.load(model)
+    fresh = made.net()
+    with torch.no_grad():
+        fresh.encoder.origin.copy_(made.net_.encoder.origin)
+    made.net_ = fresh.eval()
+    return made
+
+
+def probe(z: np.ndarray, labels: Any) -> float:
+    """Accuracy of logistic regression, 5 folds."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    return float(
+        cross_val_score(make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)), z, labels, cv=folds).mean()
+    )
+
+
+def note(
+    path: Path, question: str, method: str, seed: int, score: float, cpu: float | None = None, mb: float | None = None
+) -> None:
+    """Add a row, in place of one to the same question."""
+    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    rows = [row for row in rows if (row["question"], row["method"], row["seed"]) != (question, method, str(seed))]
+    values = (
+        question,
+        method,
+        seed,
+        f"{score:.4f}",
+        "" if cpu is None else f"{cpu:.1f}",
+        "" if mb is None else f"{mb:.0f}",
+    )
+    rows.append(dict(zip(COLUMNS, map(str, values), strict=True)))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: (row["question"], row["method"], int(row["seed"]))))
+
+
+if __name__ == "__main__":
+    {"files": files, "train": train, "use": use}[sys.argv[1]](*map(Path, sys.argv[2:]))

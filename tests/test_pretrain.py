@@ -1,0 +1,262 @@
+"""Pre-training on files, what begins with its result, and the conversion of published weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+
+import scdance as sd
+from scdance._checks import InputError
+from scdance.fm._convert_cellplm import layout
+from scdance.pp import Transformed, _rows
+
+TINY = {"hidden": 32, "n_layers": 1, "n_latent": 8, "n_components": 4, "batch_size": 64, "lr": 3e-3, "progress": False}
+CONFIG = {
+    "enc_hid": 16, "enc_layers": 2, "latent_mod": "gmvae", "post_latent_dim": 4, "num_clusters": 3, "dec_hid": 16,
+    "dec_layers": 2, "model_dropout": 0.2, "out_dim": 90, "batch_num": 5, "dataset_num": 2,
+    "gene_list": [f"gene_{i}" for i in range(90)],
+}  # fmt: skip
+PUBLISHED = {
+    **CONFIG, "enc_hid": 1024, "enc_layers": 4, "post_latent_dim": 512, "num_clusters": 16, "dec_hid": 1024,
+    "out_dim": 19_374, "batch_num": 12_596, "dataset_num": 484,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three data sets of the same types, each of which lacks some genes; the samples of the first are named."""
+    folder, out = tmp_path_factory.mktemp("files"), []
+    whole = sd.datasets.toy_clusters(n_obs=900, n_vars=300, k=4, batches=3, random_state=1)
+    for i in range(3):
+        part = whole[i::3, np.arange(300) % 10 != i].copy()
+        out.append(folder / f"part_{i}.h5ad")
+        part.write_h5ad(out[-1])
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    folder = tmp_path_factory.mktemp("model") / "saved"
+    made = sd.fm.pretrain(files, folder, config="tiny", sample_key={"part_0": "batch"}, steps=400, about="toys", **TINY)
+    return made, folder
+
+
+def test_hidden_counts_of_cells_that_did_not_train_are_restored(model):
+    made, _ = model
+    assert made.notes_["hidden_deviance"] < 0.8  # of that of the mean of each gene
+    assert made.notes_["hidden_mse"] < 1
+    assert made.notes_["files"]["n_genes"].tolist() == [270, 270, 270]
+    assert made.notes_["files"]["n_samples"].tolist() == [3, 1, 1]
+    assert made.n_covariates_ == [5, 3]
+
+
+def test_cells_of_another_data_set_are_placed_by_type_without_training(model):
+    made, folder = model
+    new = sd.datasets.toy_clusters(n_obs=900, n_vars=300, k=4, batches=3, random_state=1)[::7].copy()
+    truth = new.obs.pop("cell_type")
+    sd.tl.embed(new, method=folder)
+    assert sd.metrics.kmeans_ari(truth, new.obsm["X_cellplm"]) > 0.9
+    sd.tl.embed(new, method=made, key_added="same")
+    np.testing.assert_array_equal(new.obsm["X_cellplm"], new.obsm["X_same"])
+    assert sd.load(folder).notes_["about"] == "toys"
+
+
+def test_no_file_is_ever_in_memory_as_a_whole(files, monkeypatch):
+    longest, take = [], Transformed.__getitem__
+
+    def watched(self, rows):
+        block = take(self, rows)
+        longest.append(block.shape[0])
+        return block
+
+    monkeypatch.setattr(Transformed, "__getitem__", watched)
+    monkeypatch.setattr(_rows, "MOST", 64)
+    sd.fm.pretrain(files, config="tiny", steps=3, **TINY)
+    assert 0 < max(longest) <= 64
+
+
+def test_files_and_objects_in_memory_give_the_same(files):
+    a = sd.fm.pretrain(files, config="tiny", steps=6, **TINY)
+    b = sd.fm.pretrain({path.stem: ad.read_h5ad(path) for path in files}, config="tiny", steps=6, **TINY)
+    for name, value in a.net_.state_dict().items():
+        assert torch.equal(value, b.net_.state_dict()[name]), name
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_result(files, monkeypatch, tmp_path):
+    from scdance._core.registry import get
+
+    cls, calls = get("embed", "cellplm"), []
+    whole = sd.fm.pretrain(files, config="tiny", epochs=7, **TINY)
+    loss = cls.loss
+
+    def stops(self, *given):
+        calls.append(1)
+        if len(calls) == 90:  # after the checkpoint of the fifth epoch
+            raise Killed
+        return loss(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cls, "loss", stops)
+        with pytest.raises(Killed):
+            sd.fm.pretrain(files, config="tiny", epochs=7, checkpoint=tmp_path, **TINY)
+    assert list(tmp_path.iterdir())
+    rest = sd.fm.pretrain(files, config="tiny", epochs=7, checkpoint=tmp_path, **TINY)
+    for name, value in whole.net_.state_dict().items():
+        assert torch.equal(value, rest.net_.state_dict()[name]), name
+    with pytest.raises(InputError, match="another call"):
+        sd.fm.pretrain(files, config="tiny", epochs=9, checkpoint=tmp_path, **TINY)
+
+
+def test_the_clock_ends_a_training_and_says_so(files):
+    made = sd.fm.pretrain(files, config="tiny", epochs=50, max_minutes=1e-6, **TINY)
+    assert made.epochs_ == 1
+    assert "after 1e-06 minutes" in made.stopped_
+
+
+def test_wrong_files_are_refused(files, tmp_path):
+    with pytest.raises(InputError, match="no files"):
+        sd.fm.pretrain([])
+    with pytest.raises(InputError, match=r"no file .*absent\.h5ad"):
+        sd.fm.pretrain([tmp_path / "absent.h5ad"])
+    adata = ad.read_h5ad(files[0])
+    adata.X = adata.X.tocsc()
+    adata.write_h5ad(tmp_path / "columns.h5ad")
+    with pytest.raises(InputError, match=r"by columns \(CSC\).*tocsr"):
+        sd.fm.pretrain([tmp_path / "columns.h5ad"])
+    other = ad.read_h5ad(files[0])
+    other.var_names = [f"other_{i}" for i in range(other.n_vars)]
+    with pytest.raises(InputError, match="name genes differently"):
+        sd.fm.pretrain([files[0], other], min_files=2)
+    with pytest.raises(InputError, match="`sample_key` names part_9"):
+        sd.fm.pretrain(files, sample_key={"part_9": "batch"})
+    with pytest.raises(InputError, match="no file has"):
+        sd.fm.pretrain(files, genes=["gene_1", "nothing"])
+
+
+def test_cells_with_hardly_a_gene_of_the_model_are_refused(model):
+    other = sd.datasets.toy_clusters(n_obs=50, n_vars=300)
+    other.var_names = [f"{'gene' if i < 60 else 'other'}_{i}" for i in range(300)]
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(InputError, match="Only 60 of the 300 genes"):
+        sd.tl.embed(other, method=model[0])
+    assert "scdance" not in other.uns
+
+
+def test_an_annotator_begins_as_the_model_was_trained(model):
+    made, folder = model
+    ref = sd.datasets.toy_clusters(n_obs=900, n_vars=300, k=4, batches=3, random_state=1)[::5].copy()
+    tuned = sd.fit("annotate", ref, method="cellplm", init=str(folder), labels_key="cell_type", steps=1, lr=1e-9,
+                   progress=False)  # fmt: skip
+    at = [made.preps_["cells"].var_names.tolist().index(gene) for gene in tuned.preps_["cells"].var_names[tuned.genes_]]
+    torch.testing.assert_close(tuned.net_.encoder.genes, made.net_.encoder.genes[at], atol=1e-6, rtol=0)
+    torch.testing.assert_close(tuned.net_.encoder.blocks.state_dict(), made.net_.encoder.blocks.state_dict())
+    assert tuned.net_.head[0].out_features == 8
+    with pytest.raises(InputError, match="no folder"):
+        sd.fit("annotate", ref, method="cellplm", init="absent", labels_key="cell_type", progress=False)
+
+
+def test_few_labels_are_told_from_a_pretrained_model(model):
+    whole = sd.datasets.toy_clusters(n_obs=900, n_vars=300, k=4, batches=3, random_state=1)
+    ref, query = whole[:400].copy(), whole[400:].copy()
+    ref.obs["known"] = ref.obs["cell_type"].where(np.arange(400) < 40)
+    with pytest.warns(UserWarning, match="have no label"):
+        sd.tl.annotate(query, ref, method="cellplm", init=str(model[1]), labels_key="known",
+                       steps=60, progress=False)  # fmt: skip
+    assert (query.obs["cellplm"].astype(str) == query.obs["cell_type"].astype(str)).mean() > 0.9
+
+
+# ------------------------------------------------------------------ published weights
+
+
+def checkpoint(folder: Path, config: dict[str, Any], **changes: Any) -> tuple[Path, Path]:
+    """Files of a model of random weights in the published layout."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {f"module.{k}": 0.1 * torch.randn(s, generator=generator) for k, (s, _) in layout(config).items()}
+    tensors |= changes
+    paths = folder / "random.config.json", folder / "random.best.ckpt"
+    paths[0].write_text(json.dumps(config))
+    torch.save({"model_state_dict": {k: v for k, v in tensors.items() if v is not None}}, paths[1])
+    return paths
+
+
+def test_the_published_layout_has_its_number_of_tensors_and_parameters():
+    table = layout(PUBLISHED)
+    assert len(table) == 105
+    assert sum(int(np.prod(shape)) for shape, _ in table.values()) == 82_402_543
+
+
+def test_the_published_network_has_all_tensors_that_have_an_effect():
+    from scdance.nn import CellTransformer, Shape
+
+    shape = Shape(19_374, 1024, 4, 8, 512, 16, 1024, 128, (12_596, 484), 0.2, has_places=False)
+    with torch.device("meta"):
+        net = CellTransformer(shape)
+    ours = {name: tuple(value.shape) for name, value in net.named_parameters()}
+    assert ours == {name: shape for shape, name in layout(PUBLISHED).values() if name}
+    inert = 10_000 * 1024 + 3 * 1024  # of positions that it is not told, and of a norm that is not used
+    assert sum(value.numel() for value in net.parameters()) == 82_402_543 - inert
+
+
+@pytest.mark.parametrize("latent", ["gmvae", "vae"])
+def test_random_weights_are_converted_and_embed(tmp_path, latent):
+    config = {**CONFIG, "latent_mod": latent}
+    paths = checkpoint(tmp_path, config)
+    sd.fm.convert_cellplm(*paths, tmp_path / "model", about="random weights")
+    adata = sd.datasets.toy_clusters(n_obs=40, n_vars=90)
+    adata.var_names = CONFIG["gene_list"]
+    sd.tl.embed(adata, method=tmp_path / "model")
+    made = sd.load(tmp_path / "model")
+    assert made.notes_["about"] == "random weights"
+    tensors = torch.load(paths[1], weights_only=True)["model_state_dict"]
+    x = torch.from_numpy(adata.X.toarray()).float().log1p()
+    with torch.no_grad():
+        token = x @ tensors["module.embedder.feat_enc.emb"]
+        torch.testing.assert_close(x @ made.net_.encoder.genes, token)
+        torch.testing.assert_close(
+            made.net_.latent(made.net_.encoder(x)).z.numpy(), adata.obsm["X_cellplm"], rtol=1e-4, atol=1e-5
+        )
+        theta = tensors["module.decoder.out_layer.dec_disp"].exp()
+        torch.testing.assert_close(torch.nn.functional.softplus(made.net_.head.gene_dispersion), theta)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    name = "module.encoder.layers.0.norm1.weight"
+    for change, said in (
+        ({name: None}, "lacks 1 tensors"),
+        ({name: torch.zeros(3)}, r"other shapes 1 tensors .*\(3,\) for \(16,\)"),
+        ({"module.other": torch.zeros(3)}, "has besides 1 tensors"),
+    ):
+        with pytest.raises(InputError, match=said):
+            sd.fm.convert_cellplm(*checkpoint(tmp_path, CONFIG, **change))
+    paths = checkpoint(tmp_path, CONFIG)
+    with pytest.raises(InputError, match="SHA-256"):
+        sd.fm.convert_cellplm(*paths, sha256="0" * 64)
+    paths[0].write_text(json.dumps({**CONFIG, "latent_mod": "split"}))
+    with pytest.raises(InputError, match="does not have: latent_mod='split'"):
+        sd.fm.convert_cellplm(*paths)
+    paths[0].write_text("[]")
+    with pytest.raises(InputError, match="it lacks"):
+        sd.fm.convert_cellplm(*paths)
+
+
+class Harmful:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("harm"),)
+
+
+def test_a_checkpoint_that_runs_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = checkpoint(tmp_path, CONFIG)
+    torch.save({"model_state_dict": {}, "more": Harmful()}, paths[1])
+    with pytest.raises(InputError, match="holds more than tensors"):
+        sd.fm.convert_cellplm(*paths)
+    assert not (tmp_path / "harm").exists()
