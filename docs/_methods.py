@@ -61,6 +61,8 @@ def call(task: Task, name: str) -> str:
     words = [*parameters[: parameters.index("method")], f'method="{name}"']
     if "labels_key" in parameters:
         words.append('labels_key="cell_type"')
+    if "targets" in parameters:
+        words += ['perturbation_key="perturbation"', 'targets=["STAT1"]']
     return f"```python\nsd.tl.{task.name}({', '.join(words)})\n```\n"
 
 

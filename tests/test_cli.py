@@ -195,6 +195,14 @@ def test_run_may_read_and_write_the_same_file(tmp_path: Path):
     assert ad.read_h5ad(path).obs["kmeans"].nunique() == 2
 
 
+def test_several_names_are_joined_by_commas(tmp_path: Path):
+    path = tmp_path / "screen.h5ad"
+    datasets.toy_perturbed(200, 40, 3, 2, n_de=10).write_h5ad(path)
+    words = ["--perturbation-key", "perturbation", "--method", "additive"]
+    called("run", "predict_perturbation", path, path, *words, "--targets", "gene_0+gene_1,gene_2")
+    assert list(ad.read_h5ad(path).varm["additive"]) == ["gene_0+gene_1", "gene_2"]
+
+
 def test_options_take_the_types_of_their_parameters(toy: Path, monkeypatch: pytest.MonkeyPatch):
     given: dict[str, Any] = {}
     original = tl.cluster

@@ -88,6 +88,8 @@ def toy_problem(task: str) -> tuple[Any, str | None, dict[str, Any]]:
         return asked_pairs()
     if task == "match_modality":
         return pairs_apart()
+    if task == "predict_perturbation":
+        return screen_without_targets()
     if task == "spatial_domain":
         return sd.datasets.toy_domains(k=N_CLUSTERS), "domain", {}
     return sd.datasets.toy_clusters(k=N_CLUSTERS), "cell_type", {}
@@ -121,6 +123,13 @@ def pairs_apart() -> tuple[Any, Any, dict[str, Any]]:
         data = mudata.MuData({"rna": whole["rna"].copy(), "prot": ad.concat([known, apart])})
     data.obs["partner"] = truth
     return data, "partner", {"source": "rna", "target": "prot"}
+
+
+def screen_without_targets() -> tuple[Any, Any, dict[str, Any]]:
+    """A screen without the cells of three perturbations, two of them pairs; these cells, and what the tool is told."""
+    whole, targets = sd.datasets.toy_perturbed(), ["gene_0+gene_1", "gene_2+gene_3", "gene_7"]
+    asked = whole.obs["perturbation"].isin(targets).to_numpy()
+    return whole[~asked].copy(), whole[asked].copy(), {"perturbation_key": "perturbation", "targets": targets}
 
 
 @pytest.mark.parametrize(("task", "name"), cases(METHODS))

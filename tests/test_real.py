@@ -43,7 +43,7 @@ def test_a_seed_scores_what_was_measured(task, name, dataset, row, chosen):
     known = {"n_clusters": sd.datasets.info(dataset)["n_classes"]} if counted else {}
     getattr(sd.tl, task)(given.data, method=name, **given.arguments, **known, **chosen)
     truth = given.truth
-    if TASKS[task].truth != "mod":  # what is asked of a modality is no part of the object
+    if not TASKS[task].truth_is_apart:
         getattr(given.data, TASKS[task].truth)["truth"], truth = given.truth, "truth"
     in_space = {key: given.arguments[key] for key in ("library_key",) if key in given.arguments}
     found = sd.metrics.score(given.data, task, key=name, truth=truth, **in_space)[TASKS[task].metrics[0]].item()

@@ -346,6 +346,18 @@ def test_records_of_all_tables_of_a_spatialdata_are_told_at_their_places(mixed: 
     pd.testing.assert_frame_equal(table.obsm["nnls"], before)
 
 
+def test_of_a_screen_the_genes_that_change_most_are_named_and_the_code_repeats_the_call():
+    adata = sd.datasets.toy_perturbed(200, 40, 3, 2, n_de=10)
+    fresh, names = adata.copy(), ["gene_2", "gene_1+gene_0"]
+    sd.tl.predict_perturbation(adata, "additive", perturbation_key="perturbation", targets=names)
+    page, change = of(adata), adata.varm["additive_change"]
+    for name in names:
+        assert ", ".join(change[name].sort_values().index[:5]) in page.text
+        assert ", ".join(change[name].sort_values(ascending=False).index[:5]) in page.text
+    repeated(page.code, adata=fresh)
+    pd.testing.assert_frame_equal(fresh.varm["additive_change"], change)
+
+
 # The code
 
 

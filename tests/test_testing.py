@@ -103,6 +103,23 @@ class SoundPair(Method):
         return {"embedding": z + self.shift_}
 
 
+@worded
+class SoundScreen(Method):
+    share: float = 0.6
+
+    task = "predict_perturbation"
+    needs = ("lognorm", "perturbation")
+    recipe = Recipe(normalize_total={"target": 1e4}, log1p={})
+
+    def fit(self, *, cells: Cells) -> Self:
+        self.change_ = np.asarray(cells.x[cells.screen.codes > 0].mean(axis=0)).ravel()
+        return self
+
+    def predict(self, *, cells: Cells) -> dict[str, Any]:
+        change = np.repeat(self.change_[:, None], len(cells.screen.targets), axis=1)
+        return {"profile": 2 * change, "change": change}
+
+
 def calling_tool(data: str = "adata") -> dict[str, Any]:
     """What the tool holds, with the user's object under the name `data`: a way in for methods that cheat."""
     frame = sys._getframe()
@@ -565,6 +582,27 @@ class AllPairsOfCells(SoundPair):
         return super().fit(pair=pair)
 
 
+@breaks("runs")
+class OneForAllTargets(SoundScreen):
+    def predict(self, *, cells: Cells) -> dict[str, Any]:
+        return {part: value[:, :1] for part, value in super().predict(cells=cells).items()}
+
+
+@breaks("repeats_without_labels")
+class PeeksAtTheTargets(SoundScreen):
+    def fit(self, *, cells: Cells) -> Self:
+        super().fit(cells=cells)
+        self.change_ += float(calling_tool()["adata"].X.sum())
+        return self
+
+
+@breaks("ignores_the_order_of_genes")
+class RanksTheGenes(SoundScreen):
+    def predict(self, *, cells: Cells) -> dict[str, Any]:
+        first = calling_tool()["adata"].var_names[0] == "gene_0"
+        return {part: value + float(first) for part, value in super().predict(cells=cells).items()}
+
+
 def failing(cls: type[Method], checks: list[str]) -> dict[str, str]:
     """What the checks say, by the check that says it."""
     try:
@@ -589,7 +627,7 @@ class SoundSharesOfLogs(SoundShares):
     recipe = Recipe(normalize_total={}, log1p={})
 
 
-@pytest.mark.parametrize("cls", [SoundShares, SoundSharesOfLogs, SoundPair], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [SoundShares, SoundSharesOfLogs, SoundPair, SoundScreen], ids=lambda cls: cls.__name__)
 def test_a_sound_method_of_another_task_passes_all_checks(cls: type[Method]):
     check_method(cls)
 
@@ -619,6 +657,17 @@ def test_relabelled_spots_keep_the_labels_of_the_reference_and_nothing_else_that
     assert list(spots.obsm) == ["true_prop"]
     assert not np.array_equal(spots.obsm["true_prop"], toys.old.obsm["true_prop"])
     assert learning["ref"].obs.equals(toys.learning["ref"].obs[["cell_type"]])
+
+
+def test_toys_of_screens_have_what_is_asked_and_the_first_new_cell_is_a_control():
+    toys = TOYS["predict_perturbation"](("lognorm",), ())
+    old, new, noisy = toys.old, toys.new, toys.relabelled[0]
+    assert (old.n_obs, new.n_obs, new.obs["perturbation"].iloc[0]) == (97, 23, "control")
+    asked = old.obs["perturbation"].isin(["gene_1+gene_2", "gene_3"]).to_numpy()
+    assert toys.sizes == {97, int((~asked).sum())} and asked.sum() > 10
+    unlike = (old.X != noisy.X).sum(axis=1).A1 > 0
+    np.testing.assert_array_equal(unlike, asked)
+    assert {"gene_1", "gene_2", "gene_0+gene_1"} <= set(old.obs["perturbation"][~asked])
 
 
 def test_toys_of_pairs_lack_either_modality_among_old_and_new_cells_and_the_first_new_one_none():

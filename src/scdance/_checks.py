@@ -108,6 +108,19 @@ def column(table: Any, key: str, *, where: str, what: str, argument: str) -> Any
     return table[key]
 
 
+def teaching(values: Any, key: str) -> Any:
+    """Which cells teach, by a column that says so, (n_obs,) bool; refused where that are all or none."""
+    said = values.astype(str).str.lower()
+    teach = said.isin(("train", "true")).to_numpy()
+    if not teach.any() or teach.all():
+        msg = (
+            f"{key!r} should say True or 'train' for cells that teach and anything else for those that are "
+            f"asked, but holds {listed(sorted(said.unique()))}."
+        )
+        raise InputError(msg)
+    return teach
+
+
 def column_names(keys: Any) -> list[str]:
     """Names of columns as a list; one name is a list of one."""
     if not isinstance(keys, Iterable):

@@ -45,6 +45,11 @@ PARAMETERS = {
         "Column of ``obs`` that says which cells teach, where cells that are asked have the target too: True or "
         "``'train'``. None: all that are in both modalities."
     ),
+    "perturbation_key": (
+        "Column of ``adata.obs`` that says what is perturbed in each cell: the control, a gene, or several joined by "
+        '"+". A fitted method takes the control cells, and all cells for such without it.'
+    ),
+    "control": "Name of the unperturbed cells in that column.",
     "prior": (
         "What is known of the features, for methods that use it: the path of a GMT file or of a table of links, a dict "
         "of sets of genes, a DataFrame with columns source, target and perhaps weight, a networkx graph, or a sparse "

@@ -36,6 +36,8 @@ def fit(
     spatial_key: str = "spatial",
     library_key: str | None = None,
     neighbors_key: str | None = None,
+    perturbation_key: str | None = None,
+    control: str = "control",
     must_link: ArrayLike | None = None,
     cannot_link: ArrayLike | None = None,
     table_key: str | None = None,
@@ -62,6 +64,7 @@ def fit(
     labels_key
         Column of ``obs`` with the types, for a reference and for methods that learn from labels.
     {layer, source, target, use_rep, batch_key, spatial_key, library_key, neighbors_key}
+    {perturbation_key, control}
     must_link
         Pairs of cells that belong together, as in :func:`scdance.tl.cluster`.
     cannot_link
@@ -103,6 +106,7 @@ def fit(
             declared, model, data, opened(data, declared, table_key), layer=layer, source=source, target=target,
             use_rep=use_rep, batch_key=batch_key, spatial_key=spatial_key, library_key=library_key,
             neighbors_key=neighbors_key, labels_key=labels_key, must_link=must_link, cannot_link=cannot_link,
+            perturbation_key=perturbation_key, control=control,
             recipe=recipe,
         )  # fmt: skip
     solve(model, progress=progress, checkpoint=checkpoint, **roles)

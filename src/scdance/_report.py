@@ -34,6 +34,7 @@ MAPS = ("X_umap", "X_tsne")  # maps that other programs write, the first one fou
 MOST_GROUPS = 20  # of a column to colour by: colours that an eye can tell apart
 MOST_CLUSTERS = 100  # in colour; `pl` refuses more
 MOST_PIES = 1500  # spots; of more, only the main type is drawn
+MOST_NAMES = 5  # genes that are named of each perturbation
 MOST_VALUES = 12  # of an array that is written out
 DPI = 110
 MAP_SIZE, HISTORY_SIZE = (6.6, 4.2), (6.0, 3.2)  # inches
@@ -403,7 +404,17 @@ def _summary(run: Run) -> str:
         return "<h3>Mean proportions</h3>" + table(frame.sort_values("mean share", ascending=False))
     if main.kind == "expression" and value is not None:
         return _entries(run, value) + _evaluation(run)
+    if main.kind == "profiles" and value is not None:
+        change = run.holder.varm[run.task.gives["change"].name.format(key=run.key)]
+        ends = {"down": change.apply(_first_names), "up": (-change).apply(_first_names)}
+        frame = pd.DataFrame({"largest change": change.abs().max(), **ends}).rename_axis("perturbation")
+        return "<h3>Genes that are predicted to change most</h3>" + table(frame)
     return ""
+
+
+def _first_names(values: pd.Series) -> str:
+    """Names of the lowest values, the lowest first."""
+    return ", ".join(map(str, values.nsmallest(MOST_NAMES).index))
 
 
 def _entries(run: Run, values: Any) -> str:
@@ -520,7 +531,7 @@ def _picture(run: Run, spatial_key: str, basis: str | None) -> str:
         return _bars(value) if xy is None else _tissue(run, value, xy)
     if main.kind == "expression":
         return _estimates(run)
-    return _cells(run, basis)
+    return "" if main.kind == "profiles" else _cells(run, basis)
 
 
 def _estimates(run: Run) -> str:
@@ -669,7 +680,7 @@ def call_of(run: Run, labels_key: str = "cell_type") -> str:
         words["labels_key"] = labels_key
     if kind_of(run.data) == "SpatialData" and kind_of(run.data) in run.task.data and len(run.data.tables) > 1:
         words["table_key"] = run.place
-    words |= _reading(there)
+    words |= _reading(there) | _asked(run)
     if _had_no_recipe(run):
         words["recipe"] = None
     if record["preset"]:
@@ -722,6 +733,16 @@ def _reading(there: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             words["ref_layer" if role == "ref" else word] = quoted[3]
     modalities = {role: str(given["modality"]) for role, given in there.items() if "modality" in given}
     return modalities | words
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    """Arguments that say which perturbations were asked for."""
+    profiles = _result(run, "profiles")
+    if profiles is None:
+        return {}
+    given = run.record["input"]
+    words = {name: str(given[name]) for name in ("perturbation_key", "control", "split_key") if name in given}
+    return words | {"targets": list(map(str, run.record.get("categories", profiles.columns)))}
 
 
 def _had_no_recipe(run: Run) -> bool:

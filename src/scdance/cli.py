@@ -278,7 +278,8 @@ def _flag(name: str) -> str:
 def _kinds(hint: Any) -> tuple[Any, ...]:
     """The types of an annotation, or those of a written one that a word can be turned into."""
     if isinstance(hint, str):
-        plain = {"None": type(None), "int": int, "float": float, "bool": bool, "str": str, "Path": str}
+        plain: dict[str, Any] = {"None": type(None), "int": int, "float": float, "bool": bool, "str": str, "Path": str}
+        plain["Sequence[str]"] = tuple[str, ...]
         return tuple(plain[word] for word in hint.split(" | ") if word in plain)
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 

@@ -104,7 +104,7 @@ def _rna(data: Any, task: Task, key: str) -> tuple[sp.csr_matrix | None, np.ndar
     name = min(names, key=lambda each: each.lower() not in ALIASES[RNA])  # one that says nothing counts as RNA, too
     adata = there[name]
     layer = layer_of(read.get(name, "X"))
-    values = _lognormalised(adata, name, layer if layer in adata.layers else None)
+    values = lognormalised(adata, f"mdata[{name!r}].", layer if layer in adata.layers else None)
     cycle = cell_cycle_scores(values, adata.var_names)
     rows = adata.obs_names.get_indexer(data.obs_names)
     has = rows >= 0
@@ -114,9 +114,9 @@ def _rna(data: Any, task: Task, key: str) -> tuple[sp.csr_matrix | None, np.ndar
     return (place @ values).tocsr(), cycle
 
 
-def _lognormalised(adata: Any, name: str, layer: str | None) -> sp.csr_matrix:
+def lognormalised(adata: Any, owner: str, layer: str | None) -> sp.csr_matrix:
     """Log-normalised values of all genes, (n_obs, n_vars) CSR; those that are so already stay as they are."""
-    matrix, where = _matrix(adata, layer, f"mdata[{name!r}].", "layer")
+    matrix, where = _matrix(adata, layer, owner, "layer")
     counts = _loaded(matrix)
     asks = type("the score", (Method,), {"needs": ("lognorm",)})()
     kind, depth = scan(counts, adata, where, asks)

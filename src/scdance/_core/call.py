@@ -14,6 +14,7 @@ from .expression import refuse_large
 from .knobs import changed
 from .method import Method
 from .objects import copied, opened
+from .perturbed import check_asked
 from .read import modalities, read_roles
 from .run import make, receiving, record, solve
 from .task import Task
@@ -56,6 +57,7 @@ def call(
     if write_ref:
         check_reference(model, reading.get("ref"), task, key)
     roles = read_roles(task, model, data, table, **reading)
+    check_asked(roles[task.roles[-1]])
     model.check_cells(roles[task.roles[-1]])
     if task.gives_expression and getattr(model, "corrected", True):
         n_layers = 1 + bool(getattr(model, "uncertainty", False))
@@ -81,7 +83,10 @@ def call(
     if write_ref:
         place = {"embedding": model.place(roles["ref"], "ref")}  # type: ignore[attr-defined]
         write(reading["ref"], task, key, roles["ref"], place, model.categories_, told)
-    write(into, task, key, receiving(task, roles[task.roles[-1]]), result, model.categories_, told, neighbors)
+    answered: Any = receiving(task, roles[task.roles[-1]])
+    screen = getattr(answered, "screen", None)
+    names = model.categories_ if screen is None else screen.targets
+    write(into, task, key, answered, result, names, told, neighbors)
     return data if copy else None
 
 

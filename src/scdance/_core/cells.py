@@ -73,6 +73,38 @@ class Image:
         return replace(self, rows=place[self.rows][kept], places=self.places[kept])
 
 
+def perturbed_genes(name: str, control: str) -> tuple[str, ...]:
+    """The genes that a perturbation joins by "+", sorted, without the name of the control; none for the control."""
+    return tuple(sorted({part.strip() for part in name.split("+")} - {control, ""}))
+
+
+@dataclass(frozen=True, eq=False)
+class Screen:
+    """What is perturbed in each cell, and which perturbations are asked for.
+
+    Attributes
+    ----------
+    names
+        Perturbations of the cells, the control first.
+    codes
+        Perturbation of each cell as a position in `names`, (n_obs,) int32; 0 for the control.
+    targets
+        Perturbations that are asked for. No cell that a method learns from has one of them.
+    """
+
+    names: list[str]
+    codes: np.ndarray
+    targets: list[str]
+
+    def genes(self, name: str) -> tuple[str, ...]:
+        """The genes of a perturbation, sorted."""
+        return perturbed_genes(name, self.names[0])
+
+    def among(self, rows: np.ndarray) -> Screen:
+        """The same for a selection of the cells, by position."""
+        return replace(self, codes=self.codes[rows])
+
+
 @dataclass(frozen=True, eq=False)
 class Cells:
     """A set of cells. What was not given, or is not in the method's `needs` and `uses`, is None.
@@ -112,6 +144,8 @@ class Cells:
         The user's neighbour graph, (n_obs, n_obs) CSR.
     rep
         The user's representation, (n_obs, n_dims) float32.
+    screen
+        What is perturbed in each cell, and what is asked.
     modality
         What is measured, for cells of a pair: "rna", "prot" or "atac".
     extra
@@ -138,6 +172,7 @@ class Cells:
     sample: np.ndarray | None = None
     graph: sp.csr_matrix | None = None
     rep: np.ndarray | None = None
+    screen: Screen | None = None
     modality: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -172,6 +207,7 @@ class Cells:
             by_cell = ("rows", "obs_names", "depth", "labels", "coords", "slice", "batch", "sample", "rep")
             new |= {name: getattr(self, name)[rows] for name in by_cell if _has(self, name)}
             new["graph"] = None if self.graph is None else self.graph[rows][:, rows]
+            new["screen"] = None if self.screen is None else self.screen.among(np.asarray(rows))
             if self.images is not None:
                 new["images"] = tuple(image.among(np.asarray(rows)) for image in self.images)
         return replace(self, **new)

@@ -60,8 +60,8 @@ def in_layer(slot: Slot, value: np.ndarray, result: dict[str, Any], cells: Any, 
         out = np.zeros(len(var_names), dtype=bool)
         out[columns[value & (columns >= 0)]] = True
         return out
-    if slot.kind == "genes":
-        per_gene = np.full(len(var_names), slot.empty, dtype=np.float32)
+    if slot.kind in ("genes", "profiles"):
+        per_gene = np.full((len(var_names), *value.shape[1:]), slot.empty, dtype=np.float32)
         per_gene[columns[columns >= 0]] = value[columns >= 0]
         return per_gene
     modelled = columns[np.asarray(result["modelled"], dtype=bool)] if "modelled" in result else columns

@@ -92,6 +92,7 @@ class Method:
         fitted_on_: str
         batches_: list[str]
         modalities_: list[str]  # names of source and target
+        taught_: list[str]  # perturbations that it has learnt from
         features_: dict[str, np.ndarray]  # of the target, where it is predicted
         notes_: dict[str, Any]
         net_: Any

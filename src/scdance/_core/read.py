@@ -38,6 +38,7 @@ from .objects import (
     slices_of,
     two_modalities,
 )
+from .perturbed import screened
 from .scan import scan
 from .task import TASKS, Task
 
@@ -60,6 +61,9 @@ def read_roles(
     library_key: str | None = None,
     image_key: Any = None,
     coordinate_system: str = "global",
+    perturbation_key: str | None = None,
+    control: str = "control",
+    targets: Any = None,
     recipe: str | None = "default",
     **given: Any,
 ) -> dict[str, Any]:
@@ -68,6 +72,8 @@ def read_roles(
     `table` is the AnnData or MuData in the user's object `data`; `given` are further arguments of :func:`read`.
     """
     _checks.one_of(recipe, ("default", None), "recipe")
+    if perturbation_key is not None:
+        _refuse_word(model, "perturbation", "perturbation_key")
     if "pair" in task.roles:
         given["labels_key"] = labels_key
         return {"pair": _pair(task, table, model, source, target, layer=layer, recipe=recipe, **given)}
@@ -97,6 +103,15 @@ def read_roles(
         prep = None
     if "ref" not in task.roles:
         given["labels_key"] = labels_key
+    if "perturbation" in words:
+        split_key = given.pop("split_key", None)
+        rows, screen = screened(table, model, perturbation_key, control, targets, split_key)
+        # of a view: what the other cells hold is not even looked at
+        cells = read(table[rows], model, layer=layer, recipe=recipe, **given)
+        told = {"perturbation_key": perturbation_key, "control": control, "split_key": split_key}
+        cells.extra["input"] |= {name: value for name, value in told.items() if value is not None}
+        out["cells"] = replace(cells, rows=rows[cells.rows], n_obs_in=table.n_obs, screen=screen.among(cells.rows))
+        return out
     out["cells"] = read(
         table, model, prep=prep, coords=coords, slices=slices, images=images, layer=layer, recipe=recipe, **given
     )
@@ -425,15 +440,7 @@ def teachers(mdata: Any, names: Sequence[str], split_key: str | None) -> np.ndar
     if split_key is None or not len(both):
         return both
     values = _column_of(mdata, names[0], split_key, "the column that says which cells teach", "split_key").reindex(both)
-    said = values.astype(str).str.lower()
-    teach = said.isin(("train", "true")).to_numpy()
-    if not teach.any() or teach.all():
-        msg = (
-            f"{split_key!r} should say True or 'train' for cells that teach and anything else for those that are "
-            f"asked, but holds {listed(sorted(said.unique()))}."
-        )
-        raise InputError(msg)
-    return both[teach]
+    return both[_checks.teaching(values, split_key)]
 
 
 def _from_matrix(

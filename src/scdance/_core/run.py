@@ -174,7 +174,7 @@ def solve(
 ) -> tuple[dict[str, Any], float]:
     """Fit where that is due, predict, and check the result: (result, seconds).
 
-    Where only the reference is given, there is nothing to predict, and the result is empty.
+    Where only the reference is given, or a screen of which nothing is asked, the result is empty.
     """
     task = TASKS[model.task]
     cells: Any = roles.get(task.roles[-1])
@@ -195,10 +195,10 @@ def solve(
         if not model.is_fitted:
             logger.info("%s: fitting", model.name)
             learn(model, roles)
-        result = {} if cells is None else model.predict(**{task.roles[-1]: cells})
+        result = model.predict(**{task.roles[-1]: cells}) if is_asked(cells) else {}
         if cells is not None and "measured" in task.gives:
             result["measured"] = cells.measured
-    result = {} if cells is None else check_result(task, result, receiving(task, cells))
+    result = check_result(task, result, receiving(task, cells)) if is_asked(cells) else {}
     if not hasattr(model, "categories_"):
         model.categories_ = _numbers(result)
         if getattr(model, "n_clusters", 0) is None:
@@ -206,6 +206,12 @@ def solve(
     seconds = time.perf_counter() - start
     logger.info("%s: finished in %.1f s", model.name, seconds)
     return result, seconds
+
+
+def is_asked(cells: Any) -> bool:
+    """Whether there is anything to predict."""
+    screen = getattr(cells, "screen", None)
+    return cells is not None and (screen is None or bool(screen.targets))
 
 
 def receiving(task: Task, cells: Cells | Pair) -> Cells | Pair:
@@ -227,6 +233,8 @@ def learn(model: Method, roles: dict[str, Any]) -> None:
             model.n_dims_ = cells.rep.shape[1]
         if cells.batch_names is not None:
             model.batches_ = cells.batch_names
+        if cells.screen is not None:
+            model.taught_ = cells.screen.names[1:]
     if "ref" in roles:
         model.categories_ = roles["ref"].categories
     if not model.inductive:
@@ -258,8 +266,9 @@ def _fingerprint(model: Method, roles: dict[str, Any]) -> str:
         told.update(repr((name, prep)).encode())
         graph = () if cells.graph is None else (cells.graph.data, cells.graph.indices, cells.graph.indptr)
         pairs = cells.extra.get("pairs", ())
+        screen = () if cells.screen is None else (cells.screen.codes, np.array(cells.screen.names))
         own = (cells.depth, cells.rep, cells.batch, cells.labels, cells.coords, cells.slice)
-        parts = (*own, *pairs, *graph, *learnt.values())
+        parts = (*own, *pairs, *screen, *graph, *learnt.values())
         for part in parts:
             told.update(b"" if part is None else part.tobytes())
     return told.hexdigest()
@@ -336,6 +345,8 @@ def _wrong_links(part: str, links: Any, n: int) -> list[str]:
 
 def _shape(slot: Slot, result: dict[str, Any], cells: Cells | Pair) -> tuple[int | None, ...]:
     """The shape that a part must have; None: any."""
+    if slot.kind == "profiles":
+        return (cells.n_vars, len(cells.screen.targets))  # type: ignore[union-attr]
     if slot.kind in BY_GENE:
         return (cells.n_vars,)  # type: ignore[union-attr]
     if slot.kind == "expression":
@@ -369,6 +380,7 @@ def record(model: Method, *, preset: str | None, seconds: float, **roles: Any) -
         "seconds": seconds,
         "notes": dict(getattr(model, "notes_", {})),
         **({"features": _features(model)} if hasattr(model, "features_") else {}),
+        **({"taught": np.array(model.taught_)} if hasattr(model, "taught_") else {}),
     }
 
 

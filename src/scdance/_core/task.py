@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from scdance.pp import Recipe
 
 FRAMES = ("shares", "frame")  # kinds of slot that have one column per category
-BY_GENE = ("genes", "flags")  # kinds of slot that have one value per gene
+BY_GENE = ("genes", "flags", "profiles")  # kinds of slot that have one value, or a row of values, per gene
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Slot:
     Attributes
     ----------
     where
-        Attribute of the object: obs, obsm, var, layers.
+        Attribute of the object: obs, obsm, var, varm, layers.
     name
         Name in there, with ``{key}`` for ``key_added`` or the name of the method.
     text
@@ -27,8 +27,9 @@ class Slot:
         the names, 0 or 1 each; stored as text, with "|" between them), "flags" (yes or no per gene, bool), and as
         float32 "shares" (one column per name, rows that sum to 1), "frame" (one column per name, not negative),
         "links" (CSR between the cells, rows that sum to 1 or are empty),
-        "matrix", "vector" (in [0, 1]), "genes" (one number per gene), "expression" (one column per modelled gene; the
-        slot has all genes of the object).
+        "matrix", "vector" (in [0, 1]), "genes" (one number per gene), "profiles" (genes in rows, one column per
+        perturbation that was asked for), "expression" (one column per modelled gene; the slot has all genes of the
+        object).
     on
         What receives it: "adata", "mdata" for the MuData as a whole, or "mdata[source]" for one of its modalities.
     empty
@@ -59,7 +60,8 @@ class Task:
     data
         Kinds of object that it takes.
     truth
-        Attribute of the object that holds what is known, for scores and the benchmark; "mod" for a modality.
+        Attribute of the object that holds what is known, for scores and the benchmark; "mod" for a modality, "cells"
+        where measured cells are compared with, which are no part of a slot.
     suffix
         What follows the key of a call in the names of its slots and record, with ``{target}`` for that modality.
     units
@@ -96,6 +98,11 @@ class Task:
     def on(self) -> str:
         """What receives the results."""
         return next(iter(self.gives.values())).on
+
+    @property
+    def truth_is_apart(self) -> bool:
+        """Whether what is known is an object of its own, beside the one that holds the result."""
+        return self.truth in ("mod", "cells")
 
     @property
     def gives_expression(self) -> bool:
@@ -525,6 +532,34 @@ PREDICT_MODALITY = Task(
     },
 )
 
+PREDICT_PERTURBATION = Task(
+    "predict_perturbation",
+    text="Predict what a perturbation does to expression, learnt from other perturbations of a screen.",
+    roles=("cells",),
+    gives={
+        "profile": Slot(
+            "varm",
+            "{key}",
+            "mean log-normalised expression of cells under each perturbation, DataFrame (n_vars, n_targets) float32; "
+            "NaN for genes that were not modelled",
+            "profiles",
+            empty=float("nan"),
+        ),
+        "change": Slot(
+            "varm",
+            "{key}_change",
+            "what of it is a change from the mean of the control cells, DataFrame (n_vars, n_targets) float32; NaN for "
+            "genes that were not modelled",
+            "profiles",
+            empty=float("nan"),
+        ),
+    },
+    optional=(),
+    metrics=("perturbation_skill", "perturbation_rmse", "perturbation_rmse_top", "change_pearson"),
+    default="mean_perturbed",
+    truth="cells",
+)
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -539,5 +574,6 @@ TASKS: dict[str, Task] = {
         PREDICT_MODALITY,
         MATCH_MODALITY,
         TRANSFER_LABELS,
+        PREDICT_PERTURBATION,
     )
 }

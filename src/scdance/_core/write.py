@@ -140,14 +140,20 @@ def write(
 
     With `neighbors` a graph of so many neighbours in the embedding goes beside it.
     """
-    columns = safe_names(names) if any(task.gives[part].kind in FRAMES for part in result) else []
+    import pandas as pd
+
+    kinds = {part: task.gives[part].kind for part in result}
+    columns = safe_names(names) if {*kinds.values()} & {*FRAMES, "profiles"} else []
     unit = record.get("params", {}).get("output", "lognorm")
     values = {
         slots_of(task, key)[part]: in_layer(task.gives[part], value, result, cells, adata.var_names, unit)
-        if task.gives[part].kind in ("expression", *BY_GENE)
+        if kinds[part] in ("expression", *BY_GENE)
         else _stored(task.gives[part], value, names, columns, cells, adata.obs_names)
         for part, value in result.items()
     }
+    for part in (part for part, kind in kinds.items() if kind == "profiles"):
+        place = slots_of(task, key)[part]
+        values[place] = pd.DataFrame(values[place], index=adata.var_names, columns=columns)
     if neighbors is not None:
         values |= _neighbors(result, key, cells, neighbors)
     record = plain({**record, "slots": np.array([f"{where}/{name}" for where, name in values])})

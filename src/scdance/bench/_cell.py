@@ -117,7 +117,7 @@ def solve_cell(job: dict[str, Any]) -> dict[str, Any]:
             problem.arguments["write_ref"] = True
         row = _solve(problem, job, picker)
     truth: Any = problem.truth
-    if task.truth != "mod":
+    if not task.truth_is_apart:
         getattr(problem.data, task.truth)["truth"], truth = problem.truth, "truth"
     compared = {**in_space, "batch_key": problem.arguments.get("batch_key")}
     if problem.beside is not None:

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from scdance._core.answers import in_units
 from scdance._core.expression import in_unit
+from scdance._core.responses import responses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,8 @@ KEY = "result"  # the name under which a result stands
 def shuffled_truth(task: Task, problem: Problem, seed: int) -> Slots:
     """The truth in random order: what a result that knows nothing but the sizes of the types scores."""
     truth = problem.truth
+    if task.truth == "cells":
+        return _as_profiles(task, problem, np.random.default_rng(seed).permutation(len(problem.arguments["targets"])))
     order = np.random.default_rng(seed).permutation(truth.shape[0])
     if task.truth == "mod":
         return _as_answers(task, problem, order)
@@ -37,6 +40,8 @@ def shuffled_truth(task: Task, problem: Problem, seed: int) -> Slots:
 def the_truth(task: Task, problem: Problem, seed: int) -> Slots:
     """The truth itself: if it does not score the best value, the metric is broken, or asks for more than the truth."""
     truth = problem.truth
+    if task.truth == "cells":
+        return _as_profiles(task, problem, np.arange(len(problem.arguments["targets"])))
     if task.truth == "mod":
         return _as_answers(task, problem, np.arange(truth.shape[0]))
     if sp.issparse(truth):
@@ -67,6 +72,24 @@ def _as_answers(task: Task, problem: Problem, order: np.ndarray) -> Slots:
     key = f"{KEY}{task.suffix.format(target=target)}"
     told = {task.name: {key: {"target": target, "features": features}}}
     return [("obsm", task.gives["prediction"].name.format(key=key), answers), ("uns", "scdance", told)]
+
+
+def _as_profiles(task: Task, problem: Problem, order: np.ndarray) -> Slots:
+    """The measured means of the perturbations that are asked, in this order, as the result of a run."""
+    import anndata as ad
+    import pandas as pd
+
+    given, data = problem.arguments, problem.data
+    read = {"layer": "X", **{name: given[name] for name in ("perturbation_key", "control")}}
+    told = {task.name: {KEY: {"input": read}}}
+    names = {part: slot.name.format(key=KEY) for part, slot in task.gives.items()}
+    empty = pd.DataFrame(0.0, index=data.var_names, columns=given["targets"])
+    bare = ad.AnnData(data.X, data.obs, data.var, uns={"scdance": told}, varm=dict.fromkeys(names.values(), empty))
+    found = responses(bare, task, KEY, problem.truth)
+    profile = pd.DataFrame(found["truth"].T[:, order].astype(np.float32), data.var_names, given["targets"])
+    change = profile.sub(found["control"].astype(np.float32), axis=0)
+    values = {"profile": profile, "change": change}
+    return [*(("varm", names[part], value) for part, value in values.items()), ("uns", "scdance", told)]
 
 
 def _as_partners(task: Task, problem: Problem, order: np.ndarray, seed: int) -> Slots:

@@ -19,6 +19,7 @@ from scdance._core.task import (
     JOINT_EMBED,
     MATCH_MODALITY,
     PREDICT_MODALITY,
+    PREDICT_PERTURBATION,
     SPATIAL_DOMAIN,
     TASKS,
     Task,
@@ -49,7 +50,7 @@ class Part:
     Attributes
     ----------
     dataset
-        Embedded data set that it is made from.
+        Data set that it is made from, embedded or simulated.
     how
         A sentence on what is made from it, "" if it is taken as it is.
     code
@@ -168,7 +169,7 @@ def _parts() -> dict[str, Part]:
     from scdance.datasets import info, problem
 
     blood, lines, marrow = "pbmc_demo", "lung_lines_demo", "cite_demo"
-    asked, apart = "cite_demo_rna_adt", "cite_demo_apart"
+    asked, apart, screen = "cite_demo_rna_adt", "cite_demo_apart", "simulated_screen"
     return {
         CLUSTER.name: Part(
             dataset=blood,
@@ -223,7 +224,7 @@ def _parts() -> dict[str, Part]:
             dataset=asked,
             how="The proteins of the second donor are taken away, and foretold from genes; the first donor has both.",
             code=f'given = sd.datasets.problem("predict_modality", "{asked}")\nmdata = given.data',
-            given=lambda: _asked(asked),
+            given=lambda: _asked(asked, PREDICT_MODALITY),
             truth=problem(PREDICT_MODALITY.name, asked).truth,
             draw=_draw_skill,
         ),
@@ -235,6 +236,15 @@ def _parts() -> dict[str, Part]:
             given=lambda: _apart(apart),
             truth="partner",
             draw=_draw_matchings,
+        ),
+        PREDICT_PERTURBATION.name: Part(
+            dataset=screen,
+            how="No screen is free to give away, so this one is simulated: a quarter of the perturbations, single "
+            "genes and pairs of them, is taken away, and foretold from the others.",
+            code=f'given = sd.datasets.problem("predict_perturbation", "{screen}")\nadata = given.data',
+            given=lambda: _asked(screen, PREDICT_PERTURBATION),
+            truth=problem(PREDICT_PERTURBATION.name, screen).truth,
+            draw=_draw_changes,
         ),
         IMPUTE.name: Part(
             dataset=blood,
@@ -279,11 +289,11 @@ def _layers() -> tuple[AnnData, dict[str, Any]]:
     return given.data, {}
 
 
-def _asked(name: str) -> tuple[Any, dict[str, Any]]:
-    """Cells of which some lack the target."""
+def _asked(name: str, task: Task) -> tuple[Any, dict[str, Any]]:
+    """Cells of which some lack the target, or of a screen that lacks some perturbations."""
     from scdance.datasets import problem
 
-    given = problem(PREDICT_MODALITY.name, name)
+    given = problem(task.name, name)
     return given.data, given.arguments
 
 
@@ -520,6 +530,17 @@ def _draw_skill(mdata: Any, truth: Any, task: Task, table: pd.DataFrame) -> Figu
     lowest = min(ax.get_ylim()[0] for ax in panels)
     for ax in panels:
         ax.set_ylim(max(lowest, -1), 1)
+    return figure
+
+
+def _draw_changes(adata: AnnData, truth: Any, task: Task, table: pd.DataFrame) -> Figure:
+    """The measured change of each gene under one perturbation by that which each method foretold."""
+    from scdance import pl
+
+    figure, panels = _panels(task, table, len(table))
+    for ax, key in zip(panels, table.index, strict=True):
+        pl.perturbation(adata, key, truth=truth, ax=ax)
+        ax.set_title(f"{_title(table, key)}, {ax.get_title()}")
     return figure
 
 

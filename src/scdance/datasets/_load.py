@@ -176,13 +176,18 @@ def load(name: str) -> AnnData | MuData:
 
 
 def _made(entry: dict[str, Any]) -> AnnData:
-    """Cells of planted types, in fields of view if they have any, as the entry has them."""
+    """Cells of planted types or perturbations, in fields of view if they have any, as the entry has them."""
     if "n_fovs" in entry["toy"]:
         from ._fov import simulate_fov
 
         data = simulate_fov(**entry["toy"])
         data.obs = data.obs[["cell_type", "niche", "fov"]]
         del data.layers["molecules"], data.obsm["expected"], data.varm["expected"], data.uns["simulation"]
+    elif "n_singles" in entry["toy"]:
+        from ._toy_perturbed import toy_perturbed
+
+        data = toy_perturbed(**entry["toy"])
+        del data.varm["lfc"]
     else:
         from ._toy import toy_clusters
 

@@ -33,7 +33,7 @@ class Problem:
         The object that the tool of the task takes, without labels and without the origin of the data.
     truth
         What is known of each row: a Series of labels, a DataFrame of shares, CSR counts of which some are hidden, or
-        an AnnData with the target of the cells that are asked.
+        an AnnData with the target of the cells that are asked, or with the cells of the perturbations that are asked.
     arguments
         Further arguments of the tool, such as ``ref`` and ``labels_key``.
     labels
@@ -117,6 +117,8 @@ def problem(task: str, name: str, random_state: int = 0) -> Problem:
         return _apart(data, entry["apart"], random_state)
     if "asked" in entry:
         return _asked(data, entry["asked"], entry["labels_key"], random_state)
+    if "screen" in entry:
+        return _screen(data, entry["screen"], entry["labels_key"], random_state)
     if "transfer" in entry:
         return _transferred(data, entry["transfer"], entry["labels_key"], random_state)
     truth = data.obs[entry["labels_key"]].copy()
@@ -232,6 +234,17 @@ def _transferred(data: Any, how: dict[str, Any], labels_key: str, random_state: 
     bare.obs[labels_key] = known.where(_labelled(known, how["share"], rng))
     truth = labels[cells.obs_names].cat.remove_unused_categories()
     return Problem(_without(cells, []), truth, {"ref": bare, "labels_key": labels_key})
+
+
+def _screen(data: AnnData, how: dict[str, Any], key: str, random_state: int) -> Problem:
+    """A screen without the cells of some perturbations, and these cells."""
+    sizes = data.obs[key].value_counts()
+    large = sorted(set(sizes.index[sizes >= how["least"]]) - {how["control"]})
+    order = np.random.default_rng([random_state, 8]).permutation(large)
+    targets = sorted(order[: round(how["share"] * len(large))].tolist())
+    asked = data.obs[key].isin(targets).to_numpy()
+    given = {"perturbation_key": key, "control": how["control"], "targets": targets}
+    return Problem(_without(data[~asked], [key]), _without(data[asked], [key]), given)
 
 
 def _labelled(labels: pd.Series, share: float, rng: np.random.Generator) -> np.ndarray:

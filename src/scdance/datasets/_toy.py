@@ -113,9 +113,7 @@ def toy_clusters(
     for start in range(0, n_obs, step):
         rows = slice(start, start + step)
         log_mean = log_profile[batch[rows], cell_type[rows]] + log_depth[rows, None]
-        # negative binomial = Poisson around a gamma with mean 1 and variance 1 / theta
-        noise = rng.standard_gamma(theta, log_mean.shape) / theta
-        counts = rng.poisson(np.exp(log_mean) * noise).astype(np.int32)
+        counts = _negative_binomial(log_mean, theta, rng)
         if dropout:
             gone = rng.random(counts.shape) < _dropout_probability(log_mean, m0)
             lost.append(sp.csr_matrix(counts * gone))
@@ -192,9 +190,8 @@ def toy_pairs(
     del rna.varm["lfc"]
     log_mean = rng.normal(PROTEIN_MEAN, PROTEIN_SD, (k, n_proteins))[rna.obs["cell_type"].cat.codes]
     depth = rng.normal(0, DEPTH_SD, (n_obs, 1))
-    noise = rng.standard_gamma(PROTEIN_THETA, log_mean.shape) / PROTEIN_THETA
     prot = anndata.AnnData(
-        sp.csr_matrix(rng.poisson(np.exp(log_mean + depth) * noise).astype(np.int32)),
+        sp.csr_matrix(_negative_binomial(log_mean + depth, PROTEIN_THETA, rng)),
         obs=pd.DataFrame(index=rna.obs_names),
         var=pd.DataFrame(index=[f"protein_{i}" for i in range(n_proteins)]),
     )
@@ -220,6 +217,13 @@ def _check(n_obs: int, n_vars: int, k: int, n_de: int, theta: float, dropout: fl
     if not 0 <= dropout < 1:
         msg = f"dropout is {dropout}, but must be a share of the entries, from 0 to below 1."
         raise InputError(msg)
+
+
+def _negative_binomial(log_mean: np.ndarray, theta: float, rng: np.random.Generator) -> NDArray[np.int32]:
+    """Counts with these means and the variance mean + mean² / theta, int32."""
+    # Poisson around a gamma with mean 1 and variance 1 / theta
+    noise = rng.standard_gamma(theta, log_mean.shape) / theta
+    return rng.poisson(np.exp(log_mean) * noise).astype(np.int32)
 
 
 def _codes_by_share(share: np.ndarray, n: int) -> np.ndarray:

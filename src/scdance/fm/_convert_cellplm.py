@@ -179,7 +179,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _tensors(path: Path, sha256: str | None) -> dict[str, Any]:
     """The tensors of a checkpoint by name; nothing else in it is touched."""
-    import pickle
+    from pickle import UnpicklingError
 
     import torch
 
@@ -194,7 +194,7 @@ def _tensors(path: Path, sha256: str | None) -> dict[str, Any]:
             raise InputError(msg)
     try:
         opened = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         msg = (
             f"{path} holds more than tensors, or is damaged, and is not opened: a file that does can run any code. Ask "
             f"its authors for the state dict alone. ({str(error).splitlines()[0]})"

@@ -71,7 +71,7 @@ def pretrain(
     genes
         The vocabulary; None: the genes that vary most, in the mean of the files that have them.
     min_files
-        Files that must have a gene of the vocabulary; None: half of them.
+        Files that must have a gene of the vocabulary; None: two of them, of a single one that.
     max_minutes
         Stop after the first pass over the data that ends later than this; None: when `epochs` or `steps` are done. How
         far it comes then hangs on the machine.
@@ -184,7 +184,7 @@ def _vocabulary(
         for gene, value in zip(cells.var_names.tolist(), share.tolist(), strict=True):
             rank.setdefault(gene, []).append(value)
     if genes is None:
-        least = -(-len(opened) // 2) if min_files is None else whole_number(min_files, "min_files", least=1)
+        least = min(2, len(opened)) if min_files is None else whole_number(min_files, "min_files", least=1)
         common = {gene: float(np.mean(values)) for gene, values in rank.items() if len(values) >= least}
         n_top = model.n_top_genes or len(common)  # type: ignore[attr-defined]
         chosen = sorted(sorted(common, key=lambda gene: (-common[gene], gene))[:n_top])

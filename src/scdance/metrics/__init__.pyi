@@ -61,6 +61,10 @@ from ._modality import skill as skill
 from ._modality import skill_of_features as skill_of_features
 from ._overall import bio_and_batch as bio_and_batch
 from ._overall import mean_of_six as mean_of_six
+from ._perturbation import change_pearson as change_pearson
+from ._perturbation import perturbation_rmse as perturbation_rmse
+from ._perturbation import perturbation_rmse_top as perturbation_rmse_top
+from ._perturbation import perturbation_skill as perturbation_skill
 from ._proportions import auprc as auprc
 from ._proportions import jsd as jsd
 from ._proportions import pearson as pearson

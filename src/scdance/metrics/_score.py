@@ -12,6 +12,7 @@ from scdance._core.answers import compared
 from scdance._core.beside import BESIDE, beside
 from scdance._core.counts import COMPARED, hidden
 from scdance._core.objects import apart
+from scdance._core.responses import responses
 from scdance._core.task import TASKS, Task
 
 from ._metric import with_parts
@@ -51,8 +52,9 @@ def score(
     truth
         What is known: a column of ``obs``, for shares of types a key of ``obsm``, for expression a layer with all
         counts (None: those from which :func:`scdance.tl.hold_out` made the layer that the method saw), for a predicted
-        modality an AnnData with what was measured of cells that did not teach. Cells where it is NaN or "" are left
-        out. Needed by all metrics but those that compare parts of the result with each other.
+        modality an AnnData with what was measured of cells that did not teach, for predicted perturbations an AnnData
+        with measured cells of them (None: those of the object, which the tool did not read). Cells where it is NaN or
+        "" are left out. Needed by all metrics but those that compare parts of the result with each other.
     metrics
         Names of metrics; None: those of the task.
     spatial_key
@@ -104,6 +106,9 @@ def score(
         if "half_width" in needs and "half_width" not in given:
             msg = f"The run {key!r} has no intervals: ask for them with `interval=0.9`."
             raise InputError(msg)
+    if declared.truth == "cells":
+        _result(adata, declared, "profile", key, needed_by=wanted[0].name)  # says what there is instead
+        given = responses(adata, declared, key, truth)
     if declared.truth == "layers":
         given = hidden(adata, declared, key, truth, needs=needs)
         if not given and any(set(metric.needs) & set(COMPARED) for metric in wanted):

@@ -14,6 +14,7 @@ from ._markers import markers as markers
 from ._matching import matching as matching
 from ._modality import modality_scatter as modality_scatter
 from ._modality import modality_skill as modality_skill
+from ._perturbation import perturbation as perturbation
 from ._proportions import proportions as proportions
 from ._transfer_flow import transfer_flow as transfer_flow
 from ._uncertainty import uncertainty as uncertainty

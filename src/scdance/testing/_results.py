@@ -78,12 +78,13 @@ def types_and_shapes(trial: Trial) -> Iterator[str]:
         n = data.n_vars if trial.task.gives[part].kind in BY_GENE else data.n_obs
         if value.shape[0] != n:
             yield f"{part!r} has {value.shape[0]} rows, expected {n}"
-        for problem in _misfits(trial.task.gives[part], value, data.obs_names, categories):
+        names = data.var_names if trial.task.gives[part].kind == "profiles" else data.obs_names
+        for problem in _misfits(trial.task.gives[part], value, names, categories):
             yield f"{part!r} {problem}"
 
 
-def _misfits(slot: Slot, value: Any, obs_names: Any, categories: list[str] | None) -> Iterator[str]:
-    """What is wrong with one part of a result, as the ends of sentences."""
+def _misfits(slot: Slot, value: Any, names: Any, categories: list[str] | None) -> Iterator[str]:
+    """What is wrong with one part of a result, whose rows have these names, as the ends of sentences."""
     import pandas as pd
 
     if slot.kind == "category":
@@ -103,7 +104,7 @@ def _misfits(slot: Slot, value: Any, obs_names: Any, categories: list[str] | Non
         return
     if slot.kind == "links":
         sums = np.asarray(value.sum(axis=1)).ravel()
-        if value.shape[1] != len(obs_names) or not np.allclose(sums[sums != 0], 1, atol=SUM):
+        if value.shape[1] != len(names) or not np.allclose(sums[sums != 0], 1, atol=SUM):
             yield "is not between the cells, with rows that sum to 1 or are empty"
         return
     if slot.kind == "flags":
@@ -115,8 +116,10 @@ def _misfits(slot: Slot, value: Any, obs_names: Any, categories: list[str] | Non
         if value.dtype != np.float32 or not np.isfinite(value).all() or value.min(initial=0) < 0:
             yield "is not float32, finite and at least 0"
         return
-    if slot.kind in FRAMES and not (value.index.equals(obs_names) and list(value.columns) == categories):
-        yield "is not indexed by the cells with one column per category"
+    is_frame = slot.kind in (*FRAMES, "profiles")
+    if is_frame and not (value.index.equals(names) and list(value.columns) == categories):
+        rows, columns = ("genes", "perturbation") if slot.kind == "profiles" else ("cells", "category")
+        yield f"is not indexed by the {rows} with one column per {columns}"
     numbers = np.asarray(value)
     if slot.kind == "matrix" and numbers.ndim != 2:
         yield f"has {numbers.ndim} dimensions, expected 2"

@@ -19,11 +19,12 @@ from scdance._core.task import (
     JOINT_EMBED,
     MATCH_MODALITY,
     PREDICT_MODALITY,
+    PREDICT_PERTURBATION,
     SPATIAL_DOMAIN,
     TASKS,
     TRANSFER_LABELS,
 )
-from scdance.datasets import toy_clusters, toy_domains, toy_mixtures, toy_pairs
+from scdance.datasets import toy_clusters, toy_domains, toy_mixtures, toy_pairs, toy_perturbed
 
 from ._objects import taken
 
@@ -302,6 +303,50 @@ class Expressed(Toys):
             yield Refusal("without coordinates", nowhere, {}, KeyError, ("spatial_key=",))
 
 
+class Screens(Toys):
+    """A screen of which two perturbations are asked for, one of them a pair that no cell shows in this order."""
+
+    targets = ("gene_2+gene_1", "gene_3")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"perturbation_key": "perturbation", "targets": list(self.targets)}
+
+    @property
+    def categories(self) -> list[str] | None:
+        return list(self.targets)
+
+    @cached_property
+    def sizes(self) -> set[int]:  # type: ignore[override]
+        return {N_OBS, int((~_is_asked(self.old)).sum())}
+
+    @cached_property
+    def _all(self) -> Any:
+        adata = _screen(N_OBS + N_NEW, N_VARS)
+        order = np.arange(adata.n_obs)
+        control = np.flatnonzero(adata.obs["perturbation"] == "control")[-1]
+        order[[N_OBS, control]] = control, N_OBS  # the first of the new cells can stand alone
+        return taken(adata, order)
+
+    @property
+    def relabelled(self) -> tuple[Any, dict[str, Any]]:
+        adata = _uncrowded(self.old)
+        asked = _is_asked(adata)
+        x = adata.X.toarray()
+        x[asked] = np.random.default_rng(1).poisson(5, (int(asked.sum()), adata.n_vars))  # noise in their place
+        adata.X = sp.csr_matrix(x)
+        del adata.varm["lfc"]
+        return adata, self.learning
+
+    def large(self, n_obs: int) -> tuple[Any, dict[str, Any]]:
+        return _screen(n_obs, LARGE_VARS, depth=LARGE_DEPTH), {}
+
+    def refusals(self) -> Iterator[Refusal]:
+        yield from super().refusals()
+        yield Refusal("without targets", self.old, {"targets": None}, ValueError, ("targets=",))
+        yield Refusal("with another name of the control", self.old, {"control": "ctrl"}, ValueError, ("control=",))
+
+
 class Pairs(Toys):
     """Two modalities, for joint embedding."""
 
@@ -386,6 +431,7 @@ TOYS: dict[str, type[Toys]] = {
     INTEGRATE.name: Toys,
     EMBED.name: Toys,
     TRANSFER_LABELS.name: Annotation,
+    PREDICT_PERTURBATION.name: Screens,
 }
 
 
@@ -409,6 +455,16 @@ def _mixtures(n_obs: int, n_vars: int, n_ref: int, **numbers: Any) -> tuple[AnnD
     """Spots with planted shares and a reference, among slots of other people."""
     spots, ref = toy_mixtures(n_obs, n_vars, N_GROUPS, n_ref, **numbers)
     return _recorded(_crowded(spots)), _crowded(ref)
+
+
+def _screen(n_obs: int, n_vars: int, **numbers: Any) -> AnnData:
+    """Cells of a screen with singles and pairs, among slots of other people."""
+    return _recorded(_crowded(toy_perturbed(n_obs, n_vars, 4, 3, n_de=n_vars // 4, **numbers)))
+
+
+def _is_asked(adata: AnnData) -> np.ndarray:
+    """Which cells have a perturbation that the toy call asks for."""
+    return adata.obs["perturbation"].isin(["gene_1+gene_2", "gene_3"]).to_numpy()
 
 
 def _pairs(n_obs: int, n_vars: int) -> Any:

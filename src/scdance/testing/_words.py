@@ -36,6 +36,7 @@ INPUTS = {
     "labels": "labels_key",
     "pairs": "must_link",
     "prior": "prior",
+    "perturbation": "perturbation_key",
     "ref.labels": "labels_key",
     "ref.unlabelled": "labels_key",
 }
@@ -46,6 +47,7 @@ ONLY_WHEN_NAMED = (
     "labels",
     "pairs",
     "prior",
+    "perturbation",
     "slice",
 )  # read if, and only if, the argument is given
 SECTIONS = ("When to use", "When not", "Differs from the paper")

@@ -13,6 +13,7 @@ from ._integrate import integrate as integrate
 from ._joint_embed import joint_embed as joint_embed
 from ._match_modality import match_modality as match_modality
 from ._predict_modality import predict_modality as predict_modality
+from ._predict_perturbation import predict_perturbation as predict_perturbation
 from ._spatial_domain import spatial_domain as spatial_domain
 from ._split_counts import split_counts as split_counts
 from ._suggest_merges import suggest_merges as suggest_merges
