@@ -53,7 +53,7 @@ def test_hidden_counts_of_cells_that_did_not_train_are_restored(model):
     assert made.notes_["hidden_mse"] < 1
     assert made.notes_["files"]["n_genes"].tolist() == [270, 270, 270]
     assert made.notes_["files"]["n_samples"].tolist() == [3, 1, 1]
-    assert made.n_covariates_ == [5, 3]
+    assert made.sizes.covariates == (5, 3)
 
 
 def test_cells_of_another_data_set_are_placed_by_type_without_training(model):
@@ -86,6 +86,10 @@ def test_files_and_objects_in_memory_give_the_same(files):
     b = sd.fm.pretrain({path.stem: ad.read_h5ad(path) for path in files}, config="tiny", steps=6, **TINY)
     for name, value in a.net_.state_dict().items():
         assert torch.equal(value, b.net_.state_dict()[name]), name
+
+
+def files_genes(files: list[Path]) -> list[str]:
+    return ad.read_h5ad(files[0], backed="r").var_names.tolist()
 
 
 class Killed(Exception):
@@ -139,6 +143,13 @@ def test_wrong_files_are_refused(files, tmp_path):
         sd.fm.pretrain([files[0], other], min_files=2)
     with pytest.raises(InputError, match="`sample_key` names part_9"):
         sd.fm.pretrain(files, sample_key={"part_9": "batch"})
+    few = other[:, :60].copy()
+    few.var_names = files_genes(files)[:60]
+    with pytest.warns(UserWarning, match="few have fewer than 50"):
+        made = sd.fm.pretrain(
+            {"few": few[:, :40].copy(), "many": files[0]}, min_files=1, steps=2, config="tiny", **TINY
+        )
+    assert made.notes_["files"]["file"].tolist() == ["many"]
     with pytest.raises(InputError, match="no file has"):
         sd.fm.pretrain(files, genes=["gene_1", "nothing"])
 
@@ -166,8 +177,8 @@ def test_an_annotator_begins_as_the_model_was_trained(model):
 
 def test_few_labels_are_told_from_a_pretrained_model(model):
     whole = sd.datasets.toy_clusters(n_obs=900, n_vars=300, k=4, batches=3, random_state=1)
-    ref, query = whole[:400].copy(), whole[400:].copy()
-    ref.obs["known"] = ref.obs["cell_type"].where(np.arange(400) < 40)
+    ref, query = whole[::2].copy(), whole[1::2].copy()
+    ref.obs["known"] = ref.obs["cell_type"].where(np.arange(450) % 10 == 0)
     with pytest.warns(UserWarning, match="have no label"):
         sd.tl.annotate(query, ref, method="cellplm", init=str(model[1]), labels_key="known",
                        steps=120, progress=False)  # fmt: skip

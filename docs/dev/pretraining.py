@@ -4,10 +4,10 @@
     OMP_NUM_THREADS=2 python docs/dev/pretraining.py train /tmp/files /tmp/model docs/leaderboard/extra/pretraining.csv
     python docs/dev/pretraining.py use /tmp/files /tmp/model docs/leaderboard/extra/pretraining.csv
 
-Corpus: cells of the sets at hand whose genes have symbols (mouse symbols in capitals, Ensembl ids by HGNC). The PBMCs of
-three chemistries (Symphony) are held out: no step of the training sees them. ``use`` asks how well a linear classifier
-tells their types from the space (5 folds, within each chemistry all folds mix), beside PCA and a network that has not
-been trained, and how well types of half of the cells are told from 50 labelled ones of the other half, paired over five
+Corpus: cells of the sets at hand whose genes have symbols (mouse symbols in capitals, Ensembl ids by HGNC). The PBMCs
+of three chemistries (Symphony) are held out: no step of the training sees them. ``use`` asks how well a linear
+classifier tells their types from the space (5 folds, all chemistries mixed), beside PCA and a network that has not been
+trained, and how well types of half of the cells are told from 50 labelled ones of the other half, paired over five
 seeds, beginning from the model and from nothing.
 """
 

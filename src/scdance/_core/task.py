@@ -388,7 +388,7 @@ TRANSFER_LABELS = Task(
     },
     optional=(),
     metrics=("accuracy", "macro_f1", "balanced_accuracy", "ece", "a_distance_to_ref"),
-    default="knn",
+    default="ot_transfer",
 )
 
 INTEGRATE = Task(

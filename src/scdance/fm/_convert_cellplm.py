@@ -80,8 +80,7 @@ def convert_cellplm(
             "dropout": told["model_dropout"], "n_top_genes": None, "normalize": False, "batch_size": AT_ONCE,
         },
     )  # fmt: skip
-    model.n_vars_, model.has_places_ = told["out_dim"], False
-    model.n_covariates_ = [told["batch_num"], told["dataset_num"]]
+    model.begin(np.array(told["gene_list"], dtype=str), (told["batch_num"], told["dataset_num"]))
     model.net_ = model.net()
     state = model.net_.state_dict()
     for key, (_, ours) in table.items():

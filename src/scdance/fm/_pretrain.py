@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scdance._checks import InputError, listed, whole_number
+from scdance._checks import InputError, listed, warn, whole_number
 from scdance._core.cells import Cells
 from scdance._core.objects import kind_of, offered_places, slices_of
 from scdance._core.read import read
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from scdance._core.method import Method
 
 METHOD = "cellplm"
+FEWEST, LEAST_SHARE = 50, 0.1  # genes of the vocabulary that a file must have, and share of them
 
 
 @documented()
@@ -113,7 +114,8 @@ def pretrain(
     opened = {name: _opened(each, name) for name, each in named.items()}
     prep = _vocabulary(opened, model, layer, genes, min_files)
     sources = {
-        name: _cells(adata, model, prep, layer, keys.get(name), spatial_key, name) for name, adata in opened.items()
+        name: _cells(adata, model, prep, layer, keys.get(name), spatial_key, name)
+        for name, adata in _with_enough(opened, prep.var_names).items()
     }
     table = {
         "file": np.array(list(sources), dtype=str),
@@ -202,6 +204,19 @@ def _vocabulary(
             raise InputError(msg)
     prep = Recipe(**steps).fit(first.counts, first.depth, first.var_names)  # which learns nothing of the cells
     return replace(prep, var_names=np.array(chosen, dtype=str), columns=None)
+
+
+def _with_enough(opened: dict[str, Any], genes: np.ndarray) -> dict[str, Any]:
+    """The files that have some share of the vocabulary."""
+    there = {name: int(np.isin(genes, np.asarray(adata.var_names, dtype=str)).sum()) for name, adata in opened.items()}
+    least = min(max(FEWEST, int(LEAST_SHARE * len(genes))), len(genes))
+    few = [name for name, n in there.items() if n < least]
+    if few:
+        warn(f"{listed(few)} have fewer than {least} of the {len(genes)} genes of the vocabulary and are left out.")
+    if len(few) == len(opened):
+        msg = f"No file has {least} of the {len(genes)} genes of the vocabulary; pass others as `genes=`."
+        raise InputError(msg)
+    return {name: adata for name, adata in opened.items() if name not in few}
 
 
 def _cells(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from scdance._checks import InputError
 from scdance._core.cells import Cells
-from scdance.methods.embed.cellplm import CellModel, check_vocabulary, genes_of, pretrained, warm_cosine
+from scdance.methods.embed.cellplm import CellModel, check_vocabulary, warm_cosine
 from scdance.nn import CellEncoder, Shape, bilevel_mask
 from scdance.train import Corpus, Reader, Train, sentences
 
@@ -41,9 +39,6 @@ class CellPLM(Annotator, CellModel):
 
     Parameters
     ----------
-    init
-        Folder of a model of the task "embed", as :func:`scdance.fm.pretrain` writes it, whose sizes are then taken in
-        place of those here; None: begin from nothing.
     masked_cells, masked_genes
         Share of the cells, and of their genes, that is hidden in a step, in [0, 1); 0: nothing is.
     training
@@ -51,7 +46,6 @@ class CellPLM(Annotator, CellModel):
     """
 
     n_top_genes: int | None = None
-    init: str | None = None
     masked_cells: float = 0.75
     masked_genes: float = 0.25
     training: Train = Train(
@@ -77,29 +71,22 @@ class CellPLM(Annotator, CellModel):
             )
 
     def net(self) -> nn.Module:
-        shape = Shape(**{**self.shape_, "covariates": ()})
-        return _Typist(shape, self.n_types_, self.dropout)
+        return _Typist(self.sizes, self.n_types_)
 
     def teach(self, cells: Cells, *, stage: str) -> None:
         self.n_types_, self.normalized_ = len(cells.categories), True
-        self.used_ = np.arange(cells.n_vars)
-        shape, started = self.shape(cells.n_vars, has_places=False), None
-        if self.init is not None:
-            model = pretrained(self.init)
-            at = genes_of(model, cells.var_names)
-            self.used_, self.normalized_ = np.flatnonzero(at >= 0), model.normalize
-            check_vocabulary(len(self.used_), model.preps_["cells"].var_names)
-            shape = replace(model.net_.shape, n_vars=len(self.used_), dropout=self.dropout)
-            started = model.net_.encoder.state_dict()
-            started |= {name: started[name][at[self.used_]] for name in ("genes", "origin")}
-        self.shape_ = asdict(shape)
-        cells, rng = cells.part(columns=self.used_), self.rng(stage)
+        self.used_, rng = np.arange(cells.n_vars), self.rng(stage)
+        begun = self.begin(cells.var_names)
+        if begun is not None:  # of genes that the model does not know it has nothing to say
+            self.used_, self.normalized_ = begun.rows, begun.model.normalize
+            begun = self.begin(cells.var_names[self.used_])
+        cells = cells.part(columns=self.used_)
         corpus = Corpus([cells], self.training.batch_size, rng, self.target, normalized=self.normalized_)
         self.net_ = self.net()
-        if started is None:
+        if begun is None:
             self.net_.encoder.origin.copy_(torch.from_numpy(corpus.mean()))
         else:
-            self.net_.encoder.load_state_dict(started)
+            begun.into(self.net_.encoder, "encoder.")
         self.net_.to(self.target)
         labels = torch.from_numpy(cells.labels.astype(np.int64)).to(self.target)
 
@@ -127,11 +114,11 @@ class CellPLM(Annotator, CellModel):
 class _Typist(nn.Module):
     """From the cells of a sample to scores of types."""
 
-    def __init__(self, shape: Shape, n_types: int, dropout: float) -> None:
+    def __init__(self, shape: Shape, n_types: int) -> None:
         super().__init__()
         self.encoder = CellEncoder(shape)
         self.head = nn.Sequential(
-            nn.Linear(shape.hidden, shape.n_latent), nn.Dropout(dropout), nn.Linear(shape.n_latent, n_types)
+            nn.Linear(shape.hidden, shape.n_latent), nn.Dropout(shape.dropout), nn.Linear(shape.n_latent, n_types)
         )
 
     def forward(self, x: Tensor, genes: Tensor | None = None) -> Tensor:

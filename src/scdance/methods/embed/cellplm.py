@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scdance._checks import InputError, listed, whole_number
 from scdance._core.cells import Cells
@@ -44,6 +45,9 @@ class CellModel(TorchMethod):
         Components of the mixture that is the prior of the latent space; 0: one standard normal distribution.
     dropout
         Part of the units that is dropped in training, in [0, 1).
+    init
+        Folder of a model of the task "embed", as :func:`scdance.fm.pretrain` writes it, with which training begins; its
+        sizes are then taken in place of those here. None: begin from nothing.
     """
 
     hidden: int = 256
@@ -52,6 +56,7 @@ class CellModel(TorchMethod):
     n_latent: int = 64
     n_components: int = 16
     dropout: float = 0.1
+    init: str | None = None
 
     def check(self) -> None:
         super().check()
@@ -65,12 +70,24 @@ class CellModel(TorchMethod):
             msg = f"dropout={self.dropout!r}, but it must be at least 0 and below 1."
             raise InputError(msg)
 
-    def shape(self, n_vars: int, covariates: tuple[int, ...] = (), **others: Any) -> Shape:
-        """Sizes of the network for a vocabulary, by the knobs."""
-        return Shape(
-            n_vars, self.hidden, self.n_layers, self.heads, self.n_latent, self.n_components, self.hidden,
-            covariates=covariates, dropout=self.dropout, **others,
+    def begin(self, var_names: np.ndarray, covariates: Sequence[int] = (), *, has_places: bool = False) -> Begun | None:
+        """Settle the sizes of the network for these genes, by the knobs or by the model that it begins with."""
+        shape = Shape(
+            len(var_names), self.hidden, self.n_layers, self.heads, self.n_latent, self.n_components, self.hidden,
+            covariates=tuple(covariates), dropout=self.dropout, has_places=has_places,
         )  # fmt: skip
+        begun = None
+        if self.init is not None:
+            begun = Begun(pretrained(self.init), var_names)
+            own = {"n_vars": len(var_names), "covariates": tuple(covariates), "dropout": self.dropout}
+            shape = replace(begun.model.net_.shape, **own)  # type: ignore[arg-type]
+        self.sizes_ = asdict(shape)
+        return begun
+
+    @property
+    def sizes(self) -> Shape:
+        """The sizes, once they are settled."""
+        return Shape(**{**self.sizes_, "covariates": tuple(self.sizes_["covariates"])})
 
 
 class CellPLM(CellModel):
@@ -171,7 +188,7 @@ class CellPLM(CellModel):
     # ------------------------------------------------------------------ training
 
     def net(self) -> CellTransformer:
-        return CellTransformer(self.shape(self.n_vars_, tuple(self.n_covariates_), has_places=self.has_places_))
+        return CellTransformer(self.sizes)
 
     def fit(self, *, cells: Cells) -> Self:
         return self.pretrain([cells])
@@ -183,11 +200,13 @@ class CellPLM(CellModel):
         """
         rng, how = self.rng("training"), self.training
         corpus = Corpus(sources, how.batch_size, rng, self.target, valid=VALID)
-        self.n_vars_, self.n_covariates_ = sources[0].n_vars, corpus.covariates
-        self.has_places_ = any(cells.coords is not None for cells in sources)
+        has_places = any(cells.coords is not None for cells in sources)
+        begun = self.begin(sources[0].var_names, corpus.covariates, has_places=has_places)
         shares, theta = corpus.gene_means()
         self.net_ = self.net()
         self.net_.start_at(*map(torch.from_numpy, (corpus.mean(), shares, theta)))
+        if begun is not None:
+            begun.into(self.net_)
         self.net_.to(self.target)
 
         def step(group: tuple[int, np.ndarray]) -> Tensor:
@@ -238,17 +257,21 @@ class CellPLM(CellModel):
 
     # ------------------------------------------------------------------ answers
 
-    @torch.no_grad()
     def predict(self, *, cells: Cells) -> dict[str, Any]:
+        return {"embedding": self.places(cells)}
+
+    @torch.no_grad()
+    def places(self, cells: Cells) -> np.ndarray:
+        """Where cells lie in the latent space, (n_obs, n_latent)."""
         self.net_.eval()
-        z = np.zeros((cells.n_obs, self.n_latent), dtype=np.float32)
+        z = np.zeros((cells.n_obs, self.sizes.n_latent), dtype=np.float32)
         rng, reader = self.rng("contexts"), Reader(cells, self.target)
         for _ in range(self.n_contexts):
             for rows in sentences(cells, self.training.batch_size, rng):
                 read = reader.read(rows)
                 h = self.net_.encoder(read.x, read.places, read.genes)
                 z[rows] += self.net_.latent(h).z.cpu().numpy() / self.n_contexts
-        return {"embedding": z}
+        return z
 
 
 def warm_cosine(step: int, n_steps: int) -> float:
@@ -270,18 +293,49 @@ def errors(scores: Tensor, counts: Tensor, hidden: Tensor) -> list[float]:
     return [float(deviance[hidden].sum()), float(squared[hidden].sum())]
 
 
+class Begun:
+    """A model that was trained on other cells, and which of its genes others have.
+
+    Parameters
+    ----------
+    model
+        A model of the task "embed".
+    var_names
+        Genes of the network that begins with it, (n_vars,) str.
+    """
+
+    BY_GENE = ("genes", "origin", "head.mean.weight", "head.mean.bias", "head.gene_dispersion")
+
+    def __init__(self, model: CellPLM, var_names: np.ndarray) -> None:
+        place = {gene: i for i, gene in enumerate(model.preps_["cells"].var_names.tolist())}
+        found = np.array([place.get(gene, -1) for gene in var_names.tolist()])
+        self.model, self.rows = model, np.flatnonzero(found >= 0)
+        self.columns = found[self.rows]
+        check_vocabulary(len(self.rows), model.preps_["cells"].var_names)
+
+    @torch.no_grad()
+    def into(self, net: nn.Module, prefix: str = "") -> None:
+        """Copy what was learnt into a network, or into the part of one that the model calls `prefix`.
+
+        Genes that the model does not know and the samples of its training are left as they are.
+        """
+        told = net.state_dict()
+        for name, value in self.model.net_.state_dict().items():
+            own = name.removeprefix(prefix)
+            if not name.startswith(prefix) or own not in told or name.startswith(("covariates.", "n_steps")):
+                continue
+            if own.removeprefix("encoder.") in self.BY_GENE:
+                told[own][self.rows] = value[self.columns]
+            else:
+                told[own].copy_(value)
+
+
 def pretrained(init: str) -> CellPLM:
     """The model in the folder `init`, which was trained on other cells."""
     if not Path(init).is_dir():
         msg = f"init={init!r} is no folder: pass that of a model as `scdance.fm.pretrain(files, folder)` writes it."
         raise InputError(msg)
     return CellPLM.load(init)
-
-
-def genes_of(model: CellPLM, var_names: np.ndarray) -> np.ndarray:
-    """Positions in the vocabulary of a model of these genes, −1 where it does not have them, (n_vars,) int."""
-    place = {gene: i for i, gene in enumerate(model.preps_["cells"].var_names.tolist())}
-    return np.array([place.get(gene, -1) for gene in var_names.tolist()])
 
 
 def check_vocabulary(n_there: int, var_names: np.ndarray) -> None:
