@@ -167,7 +167,8 @@ def test_an_annotator_begins_as_the_model_was_trained(model):
     ref = sd.datasets.toy_clusters(n_obs=900, n_vars=300, k=4, batches=3, random_state=1)[::5].copy()
     tuned = sd.fit("annotate", ref, method="cellplm", init=str(folder), labels_key="cell_type", steps=1, lr=1e-9,
                    progress=False)  # fmt: skip
-    at = [made.preps_["cells"].var_names.tolist().index(gene) for gene in tuned.preps_["cells"].var_names[tuned.genes_]]
+    known = made.preps_["cells"].var_names.tolist()
+    at = [known.index(gene) for gene in tuned.preps_["cells"].var_names[tuned.genes_]]
     torch.testing.assert_close(tuned.net_.encoder.genes, made.net_.encoder.genes[at], atol=1e-6, rtol=0)
     torch.testing.assert_close(tuned.net_.encoder.blocks.state_dict(), made.net_.encoder.blocks.state_dict())
     assert tuned.net_.head[0].out_features == 8

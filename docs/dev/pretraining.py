@@ -27,7 +27,7 @@ import scdance as sd
 from scdance._settings import settings
 from scdance.bench._cell import peak_mb, resident_mb
 
-HELD_OUT, LABELS, N_LABELLED, SEEDS = "symphony_pbmc", "cell_type", 50, range(5)
+HELD_OUT, LABELS, N_LABELLED, SEEDS, EPOCHS = "symphony_pbmc", "cell_type", 50, range(5), 60
 COLUMNS = ("question", "method", "seed", "score", "cpu_seconds", "mb")
 
 
@@ -71,7 +71,7 @@ def train(folder: Path, model: Path, path: Path) -> None:
     registry.get("embed", "cellplm")
     held, start, began = resident_mb(), time.process_time(), time.perf_counter()
     keys = dict.fromkeys(("bmmc_cite", "cortex", "lung_lines"), "batch")
-    made = sd.fm.pretrain(corpus(folder), model, config="small", sample_key=keys, epochs=10, progress=False)
+    made = sd.fm.pretrain(corpus(folder), model, config="small", sample_key=keys, epochs=EPOCHS, progress=False)
     cpu, mb = time.process_time() - start, peak_mb() - held
     note(path, "minutes to pre-train", "cellplm", 0, (time.perf_counter() - began) / 60, cpu, mb)
     for name in ("hidden_deviance", "hidden_mse"):

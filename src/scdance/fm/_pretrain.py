@@ -70,7 +70,8 @@ def pretrain(
     layer
         Layer with the counts; None: ``layers["counts"]``, else ``X``.
     genes
-        The vocabulary; None: the genes that vary most, in the mean of the files that have them.
+        The vocabulary; None: the genes that vary most, by their rank in each file that has them and the number of its
+        cells.
     min_files
         Files that must have a gene of the vocabulary; None: two of them, of a single one that.
     max_minutes
@@ -184,10 +185,10 @@ def _vocabulary(
         deviance = gene_deviance(cells.counts, cells.depth)
         share = deviance.argsort().argsort() / max(1, len(deviance) - 1)
         for gene, value in zip(cells.var_names.tolist(), share.tolist(), strict=True):
-            rank.setdefault(gene, []).append(value)
+            rank.setdefault(gene, []).append(cells.n_obs * value)
     if genes is None:
         least = min(2, len(opened)) if min_files is None else whole_number(min_files, "min_files", least=1)
-        common = {gene: float(np.mean(values)) for gene, values in rank.items() if len(values) >= least}
+        common = {gene: sum(values) for gene, values in rank.items() if len(values) >= least}
         n_top = model.n_top_genes or len(common)  # type: ignore[attr-defined]
         chosen = sorted(sorted(common, key=lambda gene: (-common[gene], gene))[:n_top])
         if not chosen:

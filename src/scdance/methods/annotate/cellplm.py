@@ -34,8 +34,8 @@ class CellPLM(Annotator, CellModel):
 
     Differs from the paper
     ----------------------
-    The network is smaller, there are fewer steps, and all of it learns at one rate. The genes are all those of the
-    vocabulary.
+    The network is smaller, there are fewer steps, and all of it learns at one rate. Genes of the reference that the
+    model does not know take part, beginning from nothing.
 
     Parameters
     ----------
@@ -65,27 +65,21 @@ class CellPLM(Annotator, CellModel):
     def check_cells(self, cells: Cells) -> None:
         super().check_cells(cells)
         if self.is_fitted:
-            used = self.genes_[self.used_]
-            check_vocabulary(
-                len(used) if cells.present is None else int(cells.present[used].sum()), cells.var_names[used]
-            )
+            n_there = len(self.genes_) if cells.present is None else int(cells.present[self.genes_].sum())
+            check_vocabulary(n_there, cells.var_names[self.genes_])
 
     def net(self) -> nn.Module:
         return _Typist(self.sizes, self.n_types_)
 
     def teach(self, cells: Cells, *, stage: str) -> None:
         self.n_types_, self.normalized_ = len(cells.categories), True
-        self.used_, rng = np.arange(cells.n_vars), self.rng(stage)
-        begun = self.begin(cells.var_names)
-        if begun is not None:  # of genes that the model does not know it has nothing to say
-            self.used_, self.normalized_ = begun.rows, begun.model.normalize
-            begun = self.begin(cells.var_names[self.used_])
-        cells = cells.part(columns=self.used_)
+        begun, rng = self.begin(cells.var_names), self.rng(stage)
+        if begun is not None:
+            self.normalized_ = begun.model.normalize
         corpus = Corpus([cells], self.training.batch_size, rng, self.target, normalized=self.normalized_)
         self.net_ = self.net()
-        if begun is None:
-            self.net_.encoder.origin.copy_(torch.from_numpy(corpus.mean()))
-        else:
+        self.net_.encoder.origin.copy_(torch.from_numpy(corpus.mean()))
+        if begun is not None:
             begun.into(self.net_.encoder, "encoder.")
         self.net_.to(self.target)
         labels = torch.from_numpy(cells.labels.astype(np.int64)).to(self.target)
@@ -103,9 +97,8 @@ class CellPLM(Annotator, CellModel):
     def logits(self, cells: Cells) -> np.ndarray:
         self.net_.eval()
         out = np.empty((cells.n_obs, self.n_types_), dtype=np.float32)
-        chosen = cells.part(columns=self.used_)
-        reader = Reader(chosen, self.target, normalized=self.normalized_)
-        for rows in sentences(chosen, self.training.batch_size, self.rng("contexts")):
+        reader = Reader(cells, self.target, normalized=self.normalized_)
+        for rows in sentences(cells, self.training.batch_size, self.rng("contexts")):
             read = reader.read(rows)
             out[rows] = self.net_(read.x, read.genes).cpu().numpy()
         return out
