@@ -89,7 +89,7 @@ def pretrain(
     -------
     The fitted method, a CellPLM of the task "embed". ``notes_`` holds the table of files, and how far off hidden
     counts of cells that did not train are, over the error by the mean of each gene: "hidden_deviance" of counts,
-    "hidden_mse" of log-normalised ones; below 1 is better.
+    "hidden_mse" of log-normalised ones; below 1 is better. Where "n_held_out" is 0, all cells trained.
 
     Raises
     ------

@@ -16,6 +16,7 @@ from scdance.pp import blocks
 FEW = 100  # cells: smaller samples of a data set are read together
 RUN = 32  # cells that lie next to each other and stay together, so that a file is read in few pieces
 SOME = 20  # groups, of which means are taken
+MANY = 10  # groups, of which one can be spared
 LEAST_THETA, MOST_THETA = 0.01, 100.0  # of a gene, before any training
 
 
@@ -145,7 +146,7 @@ class Corpus:
     device
         Where tensors go.
     valid
-        Share of the groups, in [0, 1), rounded down, that are held out.
+        Share of the groups, in [0, 1), rounded down, that are held out; of 10 groups and more at least one.
     normalized
         As of :class:`Reader`.
     """
@@ -171,7 +172,8 @@ class Corpus:
             self.readers.append(Reader(cells, torch.device(device), codes, normalized=normalized))
         self.trains = [np.ones(cells.n_obs, dtype=bool) for cells in sources]
         groups = self._groups()
-        self.held_out = [groups[i] for i in np.sort(rng.permutation(len(groups))[: int(valid * len(groups))])]
+        n_held = int(valid * len(groups)) or int(valid > 0 and len(groups) >= MANY)
+        self.held_out = [groups[i] for i in np.sort(rng.permutation(len(groups))[:n_held])]
         for i, rows in self.held_out:
             self.trains[i][rows] = False
         self._n = len(self._groups())

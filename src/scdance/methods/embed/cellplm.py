@@ -240,7 +240,7 @@ class CellPLM(CellModel):
     def judged(self, corpus: Corpus, shares: np.ndarray) -> dict[str, Any]:
         """How far off hidden counts are, in deviance and in log-normalised units, over those by the mean of each gene.
 
-        Of groups of cells that did not train, where there are any.
+        Of groups of cells that did not train, where there are any, else of all.
         """
         rng, by_mean = self.rng("judge"), self.tensor(shares).log()[None]
         off = np.zeros((2, 2))
@@ -253,7 +253,8 @@ class CellPLM(CellModel):
             mean = (by_mean if read.genes is None else by_mean[:, read.genes]).expand_as(net)
             for i, scores in enumerate((net, mean)):
                 off[i] += errors(scores, counts, hidden)
-        return dict(zip(("hidden_deviance", "hidden_mse"), (off[0] / off[1]).tolist(), strict=True))
+        found = dict(zip(("hidden_deviance", "hidden_mse"), (off[0] / off[1]).tolist(), strict=True))
+        return {**found, "n_held_out": sum(len(rows) for _, rows in corpus.held_out)}
 
     # ------------------------------------------------------------------ answers
 
