@@ -218,7 +218,7 @@ class Corpus:
         x, xx, sx, s, ss = np.zeros((5, n_vars))
         for reader in self.readers:
             there = np.ones(n_vars, dtype=bool) if reader.cells.present is None else reader.cells.present
-            for _, block in blocks(reader.cells.counts):
+            for _, block in blocks(cast("Any", reader.cells.counts)):
                 size = np.asarray(block.sum(axis=1)).ravel().astype(float)
                 x += np.asarray(block.sum(axis=0)).ravel()
                 xx += np.asarray(block.multiply(block).sum(axis=0)).ravel()
