@@ -38,10 +38,12 @@ MAY_IMPORT = {
     "train": BELOW | {"_core.method", "_core.cells", "_core.adapter", "graph", "pp"},
     "_docs": BELOW | {"_core.task"},
     "metrics": BELOW
-    | {f"_core.{name}" for name in ("task", "counts", "answers", "beside", "responses", "objects")}
+    | {f"_core.{name}" for name in ("task", "counts", "answers", "beside", "responses", "measured", "objects")}
     | {"graph", "pp"},
     "datasets": BELOW | {"_core.task", "pp", "graph"},
-    "pl": BELOW | {"_core.task", "_core.counts", "_core.answers", "_core.responses", "_core.write", "metrics"},
+    "pl": BELOW
+    | {f"_core.{name}" for name in ("task", "counts", "answers", "responses", "measured", "write")}
+    | {"metrics", "pp"},
     "methods": BELOW
     | {"_core.method", "_core.cells", "_core.adapter", "_core.expression", "train", "nn", "graph", "pp"},
     "tl": TOOL,

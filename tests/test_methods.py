@@ -90,6 +90,9 @@ def toy_problem(task: str) -> tuple[Any, str | None, dict[str, Any]]:
         return pairs_apart()
     if task == "predict_perturbation":
         return screen_without_targets()
+    if task == "predict_genes":
+        panel, ref = sd.datasets.toy_panel()
+        return panel, None, {"ref": ref, "genes": list(panel.var_names[:20])}
     if task == "spatial_domain":
         return sd.datasets.toy_domains(k=N_CLUSTERS), "domain", {}
     return sd.datasets.toy_clusters(k=N_CLUSTERS), "cell_type", {}

@@ -11,7 +11,7 @@ import scdance as sd
 from scdance._core.knobs import knobs
 from scdance._core.registry import get, kind_of
 from scdance._core.task import TASKS
-from scdance.bench._cell import LABELLED
+from scdance.bench._cell import LABELLED, heard
 
 GOLDEN = tomllib.loads((Path(__file__).parent / "golden.toml").read_text())
 LEAST_SPREAD = 0.02  # of one seed, where five agreed by chance
@@ -41,7 +41,8 @@ def test_a_seed_scores_what_was_measured(task, name, dataset, row, chosen):
         given = given.partly_labelled(LABELLED, 0)
     counted = "labels" in TASKS[task].gives and "n_clusters" in knobs(get(task, name))
     known = {"n_clusters": sd.datasets.info(dataset)["n_classes"]} if counted else {}
-    getattr(sd.tl, task)(given.data, method=name, **given.arguments, **known, **chosen)
+    arguments = heard(get(task, name), given.arguments)
+    getattr(sd.tl, task)(given.data, method=name, **arguments, **known, **chosen)
     truth = given.truth
     if not TASKS[task].truth_is_apart:
         getattr(given.data, TASKS[task].truth)["truth"], truth = given.truth, "truth"

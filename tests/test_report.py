@@ -358,6 +358,16 @@ def test_of_a_screen_the_genes_that_change_most_are_named_and_the_code_repeats_t
     pd.testing.assert_frame_equal(fresh.varm["additive_change"], change)
 
 
+def test_genes_that_were_asked_by_name_are_asked_again_by_the_code():
+    adata, ref = sd.datasets.toy_panel(100, 40, 30)
+    fresh = adata.copy()
+    sd.tl.predict_genes(adata, ref, "knn", genes=["gene_3", "gene_1"], n_neighbors=20)
+    page = of(adata)
+    assert "labels_key" not in page.code
+    repeated(page.code, adata=fresh, ref=ref)
+    np.testing.assert_array_equal(fresh.obsm["knn"], adata.obsm["knn"])
+
+
 # The code
 
 

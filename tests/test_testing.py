@@ -120,6 +120,21 @@ class SoundScreen(Method):
         return {"profile": 2 * change, "change": change}
 
 
+@worded
+class SoundPanel(Method):
+    share: float = 0.6
+
+    task = "predict_genes"
+    needs = ("lognorm",)
+
+    def fit(self, *, ref: Cells, cells: Cells) -> Self:
+        self.mean_ = np.asarray(ref.target.x.mean(axis=0)).ravel()
+        return self
+
+    def predict(self, *, cells: Cells) -> dict[str, Any]:
+        return {"prediction": cells.depth[:, None] * self.mean_}
+
+
 def calling_tool(data: str = "adata") -> dict[str, Any]:
     """What the tool holds, with the user's object under the name `data`: a way in for methods that cheat."""
     frame = sys._getframe()
@@ -603,6 +618,20 @@ class RanksTheGenes(SoundScreen):
         return {part: value + float(first) for part, value in super().predict(cells=cells).items()}
 
 
+@breaks("repeats_without_labels")
+class PeeksAtHiddenGenes(SoundPanel):
+    def fit(self, *, ref: Cells, cells: Cells) -> Self:
+        super().fit(ref=ref, cells=cells)
+        self.mean_ += float(calling_tool()["adata"].X.sum())
+        return self
+
+
+@breaks("runs")
+class LosesACell(SoundPanel):
+    def predict(self, *, cells: Cells) -> dict[str, Any]:
+        return {"prediction": super().predict(cells=cells)["prediction"][1:]}
+
+
 def failing(cls: type[Method], checks: list[str]) -> dict[str, str]:
     """What the checks say, by the check that says it."""
     try:
@@ -627,7 +656,9 @@ class SoundSharesOfLogs(SoundShares):
     recipe = Recipe(normalize_total={}, log1p={})
 
 
-@pytest.mark.parametrize("cls", [SoundShares, SoundSharesOfLogs, SoundPair, SoundScreen], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "cls", [SoundShares, SoundSharesOfLogs, SoundPair, SoundScreen, SoundPanel], ids=lambda cls: cls.__name__
+)
 def test_a_sound_method_of_another_task_passes_all_checks(cls: type[Method]):
     check_method(cls)
 
@@ -668,6 +699,15 @@ def test_toys_of_screens_have_what_is_asked_and_the_first_new_cell_is_a_control(
     unlike = (old.X != noisy.X).sum(axis=1).A1 > 0
     np.testing.assert_array_equal(unlike, asked)
     assert {"gene_1", "gene_2", "gene_0+gene_1"} <= set(old.obs["perturbation"][~asked])
+
+
+def test_toys_of_panels_lack_some_genes_and_have_others_that_are_asked_all_the_same():
+    toys = TOYS["predict_genes"](("lognorm",), ())
+    old, new, noisy, learning = toys.old, toys.new, toys.relabelled[0], toys.learning
+    assert (old.shape, new.shape, learning["ref"].shape) == ((97, 45), (23, 45), (149, 60))
+    asked = old.var_names.isin(learning["genes"])
+    assert (asked.sum(), len(learning["genes"])) == (5, 20)
+    np.testing.assert_array_equal((old.X != noisy.X).sum(axis=0).A1 > 0, asked)
 
 
 def test_toys_of_pairs_lack_either_modality_among_old_and_new_cells_and_the_first_new_one_none():

@@ -84,13 +84,18 @@ def _depth_of_user() -> int:
 def package(name: str, *, extra: str, why: str) -> Any:
     """Import the optional package `name`, without what it then warns of, or say how to install it."""
     import importlib
+    import logging
 
+    root = logging.getLogger()
+    level = root.level
     try:
         with warnings.catch_warnings(action="ignore"):
             return importlib.import_module(name)
     except ImportError as error:
         msg = f"{why} needs the package {name!r}: pip install 'scdance[{extra}]'  ({error})"
         raise MissingPackageError(msg, name=name) from error
+    finally:
+        root.setLevel(level)  # which some packages change
 
 
 def column(table: Any, key: str, *, where: str, what: str, argument: str) -> Any:

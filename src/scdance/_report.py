@@ -659,7 +659,8 @@ def lines_of(run: Run) -> str:
     lines = ["import scdance as sd", "", f"{NAMES[kind_of(run.data)]} = ...  # the object of this page"]
     if "ref" in there:
         given = there["ref"]
-        what = "a table of profiles, one row per type" if given["kind"] == "profiles" else "annotated cells"
+        what = "cells that have the genes" if run.task.asks_genes else "annotated cells"
+        what = "a table of profiles, one row per type" if given["kind"] == "profiles" else what
         lines.append(f"ref = ...  # {what}: {given['n_obs']} of them were used")
     return "\n".join([*lines, call_of(run)])
 
@@ -676,7 +677,7 @@ def call_of(run: Run, labels_key: str = "cell_type") -> str:
     if "ref" in there:
         given.append("ref")
     words = {"method": str(record["method"])}
-    if "ref" in there and there["ref"]["kind"] != "profiles":
+    if "ref" in there and there["ref"]["kind"] != "profiles" and not run.task.asks_genes:
         words["labels_key"] = labels_key
     if kind_of(run.data) == "SpatialData" and kind_of(run.data) in run.task.data and len(run.data.tables) > 1:
         words["table_key"] = run.place
@@ -736,7 +737,10 @@ def _reading(there: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _asked(run: Run) -> dict[str, Any]:
-    """Arguments that say which perturbations were asked for."""
+    """Arguments that say which perturbations or genes were asked for."""
+    features = run.record.get("features", {})
+    if features.get("named") and "ref" in _inputs(run.record):
+        return {"genes": list(map(str, features["names"]))}
     profiles = _result(run, "profiles")
     if profiles is None:
         return {}

@@ -57,6 +57,9 @@ def toy(task: str) -> tuple[Any, dict[str, Any]]:
     """An object for the tool of a task, and all that its routes may need."""
     if task == "integrate":
         return sd.datasets.toy_clusters(n_obs=40, n_vars=30, k=2, n_de=5, batches=2), {"batch_key": "batch"}
+    if task == "predict_genes":
+        panel, ref = sd.datasets.toy_panel(n_obs=40, n_vars=40, n_panel=30)
+        return panel, {"ref": ref}
     return sd.datasets.toy_pairs(n_obs=N, n_genes=50, n_proteins=8), {}
 
 
@@ -70,13 +73,13 @@ def test_without_its_package_a_route_is_listed_and_says_what_to_install(task, na
         MissingPackageError, match=rf"{name} needs the package '{package}': pip install 'scdance\[{extra}\]'"
     ):
         getattr(sd.tl, task)(data, method=name, **given)
-    assert "X_" + name not in data.obsm
+    assert not {name, "X_" + name} & {*data.obsm}
 
 
 @pytest.mark.parametrize(("task", "name"), ROUTES)
 def test_the_package_of_a_route_is_in_an_extra(task, name):
     extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    listed = {"scvi": "scvi-tools"}
+    listed = {"scvi": "scvi-tools", "tangram": "tangram-sc"}
     for package, extra in registry.get(task, name).extras:
         wanted = listed.get(package, package)
         assert any(line.startswith(wanted) for line in extras["optional-dependencies"][extra])
@@ -581,3 +584,64 @@ def test_scanorama_gets_the_batches_apart_and_its_places_go_back_in_order(batche
     x = batches.X.toarray()
     of_cell = np.log1p(x / x.sum(axis=1, keepdims=True) * 1e4).sum(axis=1)
     np.testing.assert_allclose(batches.obsm["X_scanorama"], of_cell[:, None] * [[1, 2]], rtol=1e-4)
+
+
+# ---------------------------------------------------------------------- genes that a panel lacks
+
+
+@pytest.fixture
+def panel() -> tuple[Any, Any]:
+    return sd.datasets.toy_panel(n_obs=50, n_vars=40, n_panel=30, random_state=0)
+
+
+def test_tangram_gives_the_mean_of_the_cells_that_are_mapped_to_a_place(panel, monkeypatch):
+    adata, ref = panel
+    rng, seen = np.random.default_rng(0), {}
+
+    def pp_adatas(there, here):
+        assert there.var_names.equals(here.var_names)
+        seen.update(there=there.copy(), here=here.copy())
+
+    def map_cells_to_space(there, here, **how):
+        logging.getLogger().info("as the package does")
+        seen["how"] = how
+        return SimpleNamespace(X=rng.random((there.n_obs, here.n_obs)))
+
+    stand_in(monkeypatch, tangram={"pp_adatas": pp_adatas, "map_cells_to_space": map_cells_to_space})
+    before = list(logging.getLogger().handlers)
+    sd.tl.predict_genes(adata, ref, "tangram", epochs=7, device="cpu", random_state=3)
+    assert logging.getLogger().handlers == before
+    common = ref[:, ref.var_names.isin(adata.var_names)]
+    np.testing.assert_array_equal(seen["here"].X.toarray(), adata[:, common.var_names].X.toarray())
+    np.testing.assert_allclose(np.ravel(seen["there"].X.sum(axis=1)), np.median(common.X.sum(axis=1).A1), rtol=1e-5)
+    how = {"num_epochs": 7, "random_state": 4, "mode": "cells", "device": "cpu", "density_prior": "uniform"}
+    assert how.items() <= seen["how"].items()
+    weights = np.random.default_rng(0).random((50, 50)).T
+    values = np.log1p(1e4 * ref.X.toarray() / ref.X.sum(axis=1).A1[:, None])[:, ~ref.var_names.isin(adata.var_names)]
+    found, names = adata.obsm["tangram"], adata.uns["scdance"]["predict_genes"]["tangram"]["features"]["names"]
+    assert names.tolist() == ref.var_names[~ref.var_names.isin(adata.var_names)].tolist()
+    np.testing.assert_allclose(found, weights / weights.sum(axis=1, keepdims=True) @ values, rtol=1e-4)
+
+
+def test_gimvi_sees_counts_of_both_sides_and_its_shares_are_brought_to_the_unit_of_the_reference(panel, monkeypatch):
+    adata, ref = panel
+
+    class Gim(Model):
+        def __init__(self, seq, spatial, *, n_latent):
+            super().__init__(spatial, n_latent=n_latent)
+            self.seq = seq
+
+        def get_imputed_values(self, *, normalized):
+            assert normalized
+            return [np.ones(self.seq.shape), np.ones((self.data.n_obs, self.seq.n_vars))]
+
+    stand_in(monkeypatch, scvi={"settings": Settings(), "external": SimpleNamespace(GIMVI=Gim)})
+    sd.tl.predict_genes(adata, ref, "gimvi", epochs=7, n_latent=3, lr=2e-3, genes=list(adata.var_names[:4]))
+    made, common = Gim.last, ref.var_names.isin(adata.var_names[4:])
+    assert (made.how["max_epochs"], made.how["plan_kwargs"], made.n) == (7, {"lr": 2e-3}, 3)
+    assert made.data.shape == (50, 26) and made.seq.shape == (50, 30)
+    assert made.seq.var_names[:26].equals(made.data.var_names)
+    np.testing.assert_array_equal(made.data.X.toarray(), adata[:, ref.var_names[common]].X.toarray())
+    np.testing.assert_array_equal(made.seq.X.toarray()[:, 26:], ref[:, adata.var_names[:4]].X.toarray())
+    share = ref.X.toarray()[:, common].sum() / ref.X.sum()  # one gene of 26 equal ones is that part of it
+    np.testing.assert_allclose(adata.obsm["gimvi"], np.log1p(1e4 * share / 26), rtol=1e-5)

@@ -146,6 +146,9 @@ class Cells:
         The user's representation, (n_obs, n_dims) float32.
     screen
         What is perturbed in each cell, and what is asked.
+    target
+        The same cells of a reference by the genes that are asked, in the unit of the answers; `x` and the rest are
+        those that both sides have.
     modality
         What is measured, for cells of a pair: "rna", "prot" or "atac".
     extra
@@ -173,6 +176,7 @@ class Cells:
     graph: sp.csr_matrix | None = None
     rep: np.ndarray | None = None
     screen: Screen | None = None
+    target: Cells | None = None
     modality: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -208,6 +212,7 @@ class Cells:
             new |= {name: getattr(self, name)[rows] for name in by_cell if _has(self, name)}
             new["graph"] = None if self.graph is None else self.graph[rows][:, rows]
             new["screen"] = None if self.screen is None else self.screen.among(np.asarray(rows))
+            new["target"] = None if self.target is None else self.target.part(rows)
             if self.images is not None:
                 new["images"] = tuple(image.among(np.asarray(rows)) for image in self.images)
         return replace(self, **new)

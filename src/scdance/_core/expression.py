@@ -42,11 +42,22 @@ def refuse_large(cells: Cells, genes: Any, n_layers: int) -> None:
     """Stop before a layer is computed that would not be wanted in memory; `genes` are those asked for, None: all."""
     n_genes = cells.n_vars if genes is None else len(genes)
     dense = n_genes >= DENSE_FROM * cells.n_vars_in
-    size = n_layers * cells.n_obs_in * BYTES[dense] * (cells.n_vars_in if dense else n_genes) / 1e9
+    size = n_layers * cells.n_obs_in * BYTES[dense] * (cells.n_vars_in if dense else n_genes)
+    _refuse_size(size, cells.n_obs_in, n_genes, n_layers * BYTES[False])
+
+
+def refuse_wide(n_obs: int, genes: Any) -> None:
+    """The same where the result has these genes only, dense."""
+    _refuse_size(n_obs * len(genes) * BYTES[True], n_obs, len(genes), BYTES[True])
+
+
+def _refuse_size(n_bytes: int, n_obs: int, n_genes: int, of_entry: int) -> None:
+    """Stop where a result of so many bytes, `of_entry` for each cell and gene, is too large."""
+    size = n_bytes / 1e9
     if size > settings.max_result_gb:
-        fitting = max(int(settings.max_result_gb * 1e9 / (n_layers * cells.n_obs_in * BYTES[False])), 1)
+        fitting = max(int(settings.max_result_gb * 1e9 / (n_obs * of_entry)), 1)
         msg = (
-            f"The result would take {size:.1f} GB ({cells.n_obs_in} cells × {n_genes} genes), but "
+            f"The result would take {size:.1f} GB ({n_obs} cells × {n_genes} genes), but "
             f"`scdance.settings.max_result_gb` is {settings.max_result_gb:g}. Ask for the genes that you need, some "
             f"{fitting} at most, as `genes=[…]`, or set a larger `scdance.settings.max_result_gb`."
         )

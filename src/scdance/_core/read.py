@@ -18,6 +18,7 @@ from scdance.pp import (
     Recipe,
     Rows,
     Transformed,
+    blocks,
     canonical,
     checked_pairs,
     is_on_disk,
@@ -26,6 +27,7 @@ from scdance.pp import (
 
 from . import registry
 from .cells import Cells, Image, Pair
+from .expression import refuse_wide
 from .images import read_images
 from .method import Method
 from .objects import (
@@ -38,10 +40,12 @@ from .objects import (
     slices_of,
     two_modalities,
 )
+from .panel import N_ASKED, panel
 from .perturbed import screened
 from .scan import scan
 from .task import TASKS, Task
 
+VARYING = Recipe(filter_genes={"min_counts": 1}, select_genes={"n_top": N_ASKED})
 FEW_CELLS = 2  # of a type: a single one is no mean
 
 
@@ -64,6 +68,7 @@ def read_roles(
     perturbation_key: str | None = None,
     control: str = "control",
     targets: Any = None,
+    genes: Any = None,
     recipe: str | None = "default",
     **given: Any,
 ) -> dict[str, Any]:
@@ -78,8 +83,16 @@ def read_roles(
         given["labels_key"] = labels_key
         return {"pair": _pair(task, table, model, source, target, layer=layer, recipe=recipe, **given)}
     out: dict[str, Any] = {}
-    if "ref" in task.roles:
-        _refuse_second_reference(model, ref, labels_key)
+    if task.asks_genes:
+        _refuse_second_reference(model, ref=ref, genes=genes)
+        visible, common, asked = panel(table, model, ref, genes)
+        given["kind"] = _kind(table[:, visible], model, layer)
+        table = table[:, common]  # of a view: what is asked is not even looked at
+        if not model.is_fitted:
+            out["ref"] = _with_target(task, ref, model, common, asked, ref_layer, recipe)
+        refuse_wide(table.n_obs, (out["ref"].target.prep if out else model.preps_["target"]).var_names)
+    elif "ref" in task.roles:
+        _refuse_second_reference(model, ref=ref, labels_key=labels_key)
         if not model.is_fitted:
             out["ref"] = reference(ref, model, labels_key, ref_layer, recipe, shared_with=table.var_names)
     coords = slices = images = None
@@ -135,11 +148,13 @@ def read(
     cannot_link: Any = None,
     recipe: str | None = "default",
     genes: np.ndarray | None = None,
+    kind: str | None = None,
 ) -> Cells:
     """Read from an AnnData what `model` needs and uses, check it, and preprocess a private copy.
 
     A fitted model gets the cells with the genes and the numbers that its recipe learnt in training; with `prep`,
-    a model gets them with those that the recipe learnt from a reference.
+    a model gets them with those that the recipe learnt from a reference. `kind` says what the values are, where that
+    was seen of more genes.
     """
     check_kind(adata, ("AnnData",))
     check_shape(adata)
@@ -169,7 +184,8 @@ def read(
     if use_rep is None and (neighbors_key is None or "counts" in model.needs):
         columns = None if genes is None else adata.var_names.get_indexer(genes)
         steps = _steps(model, "cells")
-        return _with_pairs(_from_matrix(adata, model, steps, prep, layer, recipe, given, genes=columns), pairs)
+        found = _from_matrix(adata, model, steps, prep, layer, recipe, given, genes=columns, kind=kind)
+        return _with_pairs(found, pairs)
     # The values stand for the expression: the matrix is not read at all.
     _check_n_clusters(model, adata.n_obs)
     where = f"obsm[{use_rep!r}]" if use_rep else f"obsp of {neighbors_key!r}"
@@ -238,6 +254,60 @@ def reference(
     given["labels"], given["categories"] = codes, categories
     steps = _steps(model, "ref")
     return _from_matrix(ref, model, steps, None, layer, recipe, given, genes=genes, role="ref", only=known)
+
+
+def _kind(adata: Any, model: Method, layer: str | None, owner: str = "") -> str:
+    """What the values of an object are, by all genes that may be read; what the method cannot use is refused."""
+    matrix, where = _matrix(adata, layer, owner, "ref_layer" if owner else "layer")
+    return scan(OnDisk(matrix) if is_on_disk(matrix) else canonical(matrix), adata, where, model)[0]
+
+
+def _with_target(
+    task: Task,
+    ref: Any,
+    model: Method,
+    common: np.ndarray,
+    asked: np.ndarray | None,
+    layer: str | None,
+    recipe: str | None,
+) -> Cells:
+    """The cells of a reference by the genes that both sides have, and beside them by those that are asked.
+
+    `asked` are names; None: those that vary most among the genes that are not common.
+    """
+    matrix, where = _matrix(ref, layer, "ref.", "ref_layer")
+    counts: Rows = OnDisk(matrix) if is_on_disk(matrix) else canonical(matrix)
+    kind, depth = scan(counts, ref, where, model)
+    logged = kind == "log-normalised"
+    names = np.asarray(ref.var_names, dtype=str)
+    given: dict[str, Any] = {"n_obs_in": ref.n_obs, "n_vars_in": ref.n_vars}
+    cells = _from_matrix(
+        ref[:, common], model, _steps(model, "ref"), None, layer, recipe, dict(given), role="ref",
+        only=np.ones(ref.n_obs, dtype=bool), kind=kind,
+    )  # fmt: skip
+    if asked is None:
+        others = np.flatnonzero(~np.isin(names, common))
+        some = _subset(counts, cells.rows, others)
+        columns = others[VARYING.fit(some, depth[cells.rows], names[others], log_input=logged).columns]
+    else:
+        columns = ref.var_names.get_indexer(asked)
+    unit = task.units["rna"] if recipe == "default" else Recipe()
+    prep = unit.fit(_subset(counts, cells.rows, columns), depth[cells.rows], names[columns], log_input=logged)
+    x, raw = prep.apply(counts, cells.rows, depth, columns)
+    target = Cells(
+        prep=prep,
+        rows=cells.rows,
+        obs_names=cells.obs_names,
+        var_names=prep.var_names,
+        x=x,
+        counts=raw if cells.counts is not None else None,
+        depth=depth[cells.rows],
+        **given,
+    )
+    # what part of a cell the common genes are: by it, counts of a panel are brought to the unit of the reference
+    share = 1.0 if logged else float(cells.depth.sum() / target.depth.sum())  # type: ignore[union-attr]
+    told = {"common": common, "share": share, "named": asked is not None}
+    return replace(cells, target=target, extra={**cells.extra, "panel": told})
 
 
 def _steps(model: Method, role: str) -> Recipe:
@@ -457,24 +527,34 @@ def _from_matrix(
     learn: np.ndarray | None = None,
     role: str = "cells",
     name: str = "",
+    kind: str | None = None,
 ) -> Cells:
     """Cells with expression: checked, without the empty ones, after the recipe.
 
     `prep` is applied if given, else `steps` are fitted to the columns `genes` of the rows `only`; of these to the
-    rows `learn`, if given.
+    rows `learn`, if given. `kind` is given for the common genes of a panel, which were checked among others.
     """
     owner = {"ref": "ref.", "cells": ""}[role] if not name else f"mdata[{name!r}]."
     _checks.unique_names(adata.var_names, f"{owner}var")
     matrix, where = _matrix(adata, layer, owner, "ref_layer" if role == "ref" else "layer")
     counts: Rows = OnDisk(matrix) if is_on_disk(matrix) else canonical(matrix)
     profiles = role == "ref" and only is None  # one row per type: means, not counts
-    kind, depth = scan(counts, adata, where, model, profiles=profiles, proteins=given.get("modality") == "prot")
+    is_panel = kind is not None
+    if kind is None:
+        kind, depth = scan(counts, adata, where, model, profiles=profiles, proteins=given.get("modality") == "prot")
+    else:
+        depth = np.concatenate([np.asarray(block.sum(axis=1, dtype=np.float64)).ravel() for _, block in blocks(counts)])
     rows = np.flatnonzero(depth > 0 if only is None else (depth > 0) & only)
     if len(rows) == 0:
         msg = f"All {adata.n_obs} cells of `{where}` are empty; pass the layer that holds the counts as `layer=`."
         raise InputError(msg)
     n_empty = int((depth == 0).sum())
-    if n_empty:
+    if n_empty and is_panel:
+        warn(
+            f"{n_empty} of {adata.n_obs} cells have no counts in `{where}` of the genes that both sides have; they "
+            "take no part, and such cells of the panel get the mean of the others."
+        )
+    elif n_empty:
         table = (owner or "adata.").removesuffix(".")
         warn(
             f"{n_empty} of {adata.n_obs} cells have no counts in `{where}`; they take no part and get "
@@ -558,9 +638,9 @@ def _refuse_other_input(model: Method, use_rep: str | None, recipe: str | None) 
         raise InputError(msg)
 
 
-def _refuse_second_reference(model: Method, ref: Any, labels_key: str | None) -> None:
-    """Refuse a reference for a model that has learnt from one."""
-    typed = [name for name, value in (("ref", ref), ("labels_key", labels_key)) if value is not None]
+def _refuse_second_reference(model: Method, **given: Any) -> None:
+    """Refuse a reference, and what goes with it, for a model that has learnt from one."""
+    typed = [name for name, value in given.items() if value is not None]
     if model.is_fitted and typed:
         name = type(model).__name__
         msg = f"The {name} is fitted already, so {listed(typed)} cannot be set in this call; leave it out."

@@ -16,7 +16,7 @@ import numpy as np
 from scdance import _checks
 from scdance._checks import InputError, ScdanceError, WrongTypeError, listed, nearest
 from scdance._settings import logger, settings
-from scdance.pp import canonical
+from scdance.pp import canonical, mean_and_sd
 
 from . import registry
 from .cells import Cells, Pair
@@ -236,9 +236,18 @@ def learn(model: Method, roles: dict[str, Any]) -> None:
         if cells.screen is not None:
             model.taught_ = cells.screen.names[1:]
     if "ref" in roles:
-        model.categories_ = roles["ref"].categories
+        model.categories_ = roles["ref"].categories or []
+        if roles["ref"].target is not None:
+            _learn_target(model, roles["ref"])
     if not model.inductive:
         model.fitted_on_ = _who(cells)
+
+
+def _learn_target(model: Method, ref: Cells) -> None:
+    """Keep which genes are answered, and by which ones the cells are compared."""
+    target: Any = ref.target
+    model.preps_["target"] = target.prep
+    model.features_ = {"mean": mean_and_sd(target.x)[0].astype(np.float32), **ref.extra["panel"]}
 
 
 def _who(cells: Cells | Pair) -> str:
@@ -268,7 +277,8 @@ def _fingerprint(model: Method, roles: dict[str, Any]) -> str:
         pairs = cells.extra.get("pairs", ())
         screen = () if cells.screen is None else (cells.screen.codes, np.array(cells.screen.names))
         own = (cells.depth, cells.rep, cells.batch, cells.labels, cells.coords, cells.slice)
-        parts = (*own, *pairs, *screen, *graph, *learnt.values())
+        target = () if cells.target is None else (cells.target.var_names,)
+        parts = (*own, *pairs, *screen, *target, *graph, *learnt.values())
         for part in parts:
             told.update(b"" if part is None else part.tobytes())
     return told.hexdigest()

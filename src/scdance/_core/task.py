@@ -61,7 +61,7 @@ class Task:
         Kinds of object that it takes.
     truth
         Attribute of the object that holds what is known, for scores and the benchmark; "mod" for a modality, "cells"
-        where measured cells are compared with, which are no part of a slot.
+        where measured cells and "genes" where measured genes are compared with, which are no part of a slot.
     suffix
         What follows the key of a call in the names of its slots and record, with ``{target}`` for that modality.
     units
@@ -102,7 +102,12 @@ class Task:
     @property
     def truth_is_apart(self) -> bool:
         """Whether what is known is an object of its own, beside the one that holds the result."""
-        return self.truth in ("mod", "cells")
+        return self.truth in ("mod", "cells", "genes")
+
+    @property
+    def asks_genes(self) -> bool:
+        """Whether genes are asked that the cells lack, or that no method may read of them."""
+        return self.truth == "genes"
 
     @property
     def gives_expression(self) -> bool:
@@ -560,6 +565,28 @@ PREDICT_PERTURBATION = Task(
     truth="cells",
 )
 
+PREDICT_GENES = Task(
+    "predict_genes",
+    text="Estimate genes that a spatial panel does not measure, from a reference of single cells that has them.",
+    roles=("ref", "cells"),
+    gives={
+        "prediction": Slot(
+            "obsm",
+            "{key}",
+            "expected expression in the unit of the reference, log(1 + counts in 10,000), (n_obs, n_genes) float32, "
+            "the names of the genes standing in the run record; a cell without counts has the mean of the others",
+            "matrix",
+            empty="mean",
+        ),
+    },
+    optional=(),
+    metrics=("gene_pearson", "gene_cosine", "gene_rmse"),
+    default="knn",
+    data=("AnnData", "SpatialData"),
+    truth="genes",
+    units={"rna": Recipe(normalize_total={"target": 1e4}, log1p={})},
+)
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -575,5 +602,6 @@ TASKS: dict[str, Task] = {
         MATCH_MODALITY,
         TRANSFER_LABELS,
         PREDICT_PERTURBATION,
+        PREDICT_GENES,
     )
 }

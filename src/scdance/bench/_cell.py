@@ -157,9 +157,7 @@ def _solve(problem: Any, job: dict[str, Any], picker: _Picker) -> dict[str, Any]
     from scdance._core.task import TASKS
     from scdance._core.write import record_of
 
-    cls = registry.get(job["task"], job["method"])
-    refused = {name for name, word in READ_BY.items() if word not in (*cls.needs, *cls.uses)}
-    arguments = {name: value for name, value in problem.arguments.items() if name not in refused}
+    arguments = heard(registry.get(job["task"], job["method"]), problem.arguments)
     held = resident_mb()
     cpu, wall = time.process_time(), time.perf_counter()
     with run.watched(picker) if job["pick"] and picker.looks else nullcontext():
@@ -179,6 +177,12 @@ def _solve(problem: Any, job: dict[str, Any], picker: _Picker) -> dict[str, Any]
         "epochs": record["epochs"],
         "stopped": record["stopped"],
     }
+
+
+def heard(cls: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a problem without those that a method would refuse, as it does not read what they name."""
+    refused = {name for name, word in READ_BY.items() if word not in (*cls.needs, *cls.uses)}
+    return {name: value for name, value in arguments.items() if name not in refused}
 
 
 def _where(data: Any, task: Any) -> tuple[Any, Any, str]:

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from scdance._core.answers import in_units
 from scdance._core.expression import in_unit
+from scdance._core.measured import measured
 from scdance._core.responses import responses
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def shuffled_truth(task: Task, problem: Problem, seed: int) -> Slots:
     if task.truth == "cells":
         return _as_profiles(task, problem, np.random.default_rng(seed).permutation(len(problem.arguments["targets"])))
     order = np.random.default_rng(seed).permutation(truth.shape[0])
+    if task.asks_genes:
+        return _as_genes(task, problem, order)
     if task.truth == "mod":
         return _as_answers(task, problem, order)
     if sp.issparse(truth):
@@ -42,6 +45,8 @@ def the_truth(task: Task, problem: Problem, seed: int) -> Slots:
     truth = problem.truth
     if task.truth == "cells":
         return _as_profiles(task, problem, np.arange(len(problem.arguments["targets"])))
+    if task.asks_genes:
+        return _as_genes(task, problem, np.arange(truth.shape[0]))
     if task.truth == "mod":
         return _as_answers(task, problem, np.arange(truth.shape[0]))
     if sp.issparse(truth):
@@ -90,6 +95,21 @@ def _as_profiles(task: Task, problem: Problem, order: np.ndarray) -> Slots:
     change = profile.sub(found["control"].astype(np.float32), axis=0)
     values = {"profile": profile, "change": change}
     return [*(("varm", names[part], value) for part, value in values.items()), ("uns", "scdance", told)]
+
+
+def _as_genes(task: Task, problem: Problem, order: np.ndarray) -> Slots:
+    """What was measured of the genes that are asked, of the cells in this order, as the result of a run."""
+    import anndata as ad
+
+    data, truth, name = problem.data, problem.truth, task.gives["prediction"].name.format(key=KEY)
+    features = {"names": truth.var_names.to_numpy(dtype=str), "common": data.var_names.to_numpy(dtype=str)}
+    features |= {"unit": "that of the task", "share": 1.0}
+    told = {task.name: {KEY: {"input": {"layer": "X", "kind": "counts"}, "features": features}}}
+    answers = np.zeros(truth.shape, dtype=np.float32)
+    bare = ad.AnnData(data.X, data.obs, data.var, uns={"scdance": told}, obsm={name: answers})
+    found = measured(bare, task, KEY, truth)
+    answers[np.ix_(found["rows"], truth.var_names.get_indexer(found["genes"]))] = found["truth"]
+    return [("obsm", name, answers[order]), ("uns", "scdance", told)]
 
 
 def _as_partners(task: Task, problem: Problem, order: np.ndarray, seed: int) -> Slots:

@@ -18,6 +18,7 @@ from scdance._core.task import (
     IMPUTE,
     JOINT_EMBED,
     MATCH_MODALITY,
+    PREDICT_GENES,
     PREDICT_MODALITY,
     PREDICT_PERTURBATION,
     SPATIAL_DOMAIN,
@@ -169,7 +170,8 @@ def _parts() -> dict[str, Part]:
     from scdance.datasets import info, problem
 
     blood, lines, marrow = "pbmc_demo", "lung_lines_demo", "cite_demo"
-    asked, apart, screen = "cite_demo_rna_adt", "cite_demo_apart", "simulated_screen"
+    asked, apart = "cite_demo_rna_adt", "cite_demo_apart"
+    screen, panel = "simulated_screen", "simulated_panel"
     return {
         CLUSTER.name: Part(
             dataset=blood,
@@ -246,6 +248,16 @@ def _parts() -> dict[str, Part]:
             truth=problem(PREDICT_PERTURBATION.name, screen).truth,
             draw=_draw_changes,
         ),
+        PREDICT_GENES.name: Part(
+            dataset=panel,
+            how="A field of view and its reference, both simulated. Some genes of the panel are taken away, and "
+            "foretold from the reference.",
+            code=f'given = sd.datasets.problem("predict_genes", "{panel}")\n'
+            'adata, ref = given.data, given.arguments["ref"]',
+            given=lambda: _asked(panel, PREDICT_GENES),
+            truth=problem(PREDICT_GENES.name, panel).truth,
+            draw=_draw_genes,
+        ),
         IMPUTE.name: Part(
             dataset=blood,
             how="A tenth of the counted molecules is hidden first, and foretold from the others.",
@@ -290,7 +302,7 @@ def _layers() -> tuple[AnnData, dict[str, Any]]:
 
 
 def _asked(name: str, task: Task) -> tuple[Any, dict[str, Any]]:
-    """Cells of which some lack the target, or of a screen that lacks some perturbations."""
+    """Cells of which some lack the target, a screen that lacks some perturbations, or a panel that lacks genes."""
     from scdance.datasets import problem
 
     given = problem(task.name, name)
@@ -541,6 +553,20 @@ def _draw_changes(adata: AnnData, truth: Any, task: Task, table: pd.DataFrame) -
     for ax, key in zip(panels, table.index, strict=True):
         pl.perturbation(adata, key, truth=truth, ax=ax)
         ax.set_title(f"{_title(table, key)}, {ax.get_title()}")
+    return figure
+
+
+def _draw_genes(adata: AnnData, truth: Any, task: Task, table: pd.DataFrame) -> Figure:
+    """The correlation of each gene with what was measured, by how rare it is."""
+    from scdance import pl
+
+    figure, panels = _panels(task, table, len(table))
+    for ax, key in zip(panels, table.index, strict=True):
+        pl.held_out_genes(adata, key, truth, genes=[], ax=ax)
+        ax.set_title(_title(table, key))
+    lowest, highest = min(ax.get_ylim()[0] for ax in panels), max(ax.get_ylim()[1] for ax in panels)
+    for ax in panels:
+        ax.set_ylim(lowest, highest)
     return figure
 
 

@@ -13,5 +13,6 @@ from ._toy import toy_clusters as toy_clusters
 from ._toy import toy_pairs as toy_pairs
 from ._toy_domains import toy_domains as toy_domains
 from ._toy_mixtures import toy_mixtures as toy_mixtures
+from ._toy_panel import toy_panel as toy_panel
 from ._toy_perturbed import toy_perturbed as toy_perturbed
 from ._visium import simulate_visium as simulate_visium

@@ -176,7 +176,7 @@ def load(name: str) -> AnnData | MuData:
 
 
 def _made(entry: dict[str, Any]) -> AnnData:
-    """Cells of planted types or perturbations, in fields of view if they have any, as the entry has them."""
+    """Cells of planted types or perturbations, in fields of view or by a panel if need be, as the entry has them."""
     if "n_fovs" in entry["toy"]:
         from ._fov import simulate_fov
 
@@ -188,6 +188,10 @@ def _made(entry: dict[str, Any]) -> AnnData:
 
         data = toy_perturbed(**entry["toy"])
         del data.varm["lfc"]
+    elif "n_panel" in entry["toy"]:
+        from ._toy_panel import toy_panel
+
+        data = toy_panel(**entry["toy"])[0]
     else:
         from ._toy import toy_clusters
 

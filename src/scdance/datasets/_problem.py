@@ -11,10 +11,11 @@ import scipy.sparse as sp
 from scdance._checks import one_of
 from scdance._core.task import TASKS
 from scdance._settings import unpulled
-from scdance.pp import Recipe, canonical, gene_activity, mask
+from scdance.pp import Recipe, canonical, draw_by_sparsity, gene_activity, mask
 
 from ._load import _loaded, info, load, names
 from ._split_reference import split_reference
+from ._toy_panel import toy_panel
 from ._visium import simulate_visium
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Problem:
         The object that the tool of the task takes, without labels and without the origin of the data.
     truth
         What is known of each row: a Series of labels, a DataFrame of shares, CSR counts of which some are hidden, or
-        an AnnData with the target of the cells that are asked, or with the cells of the perturbations that are asked.
+        an AnnData with the target of the cells that are asked, with the cells of the perturbations that are asked, or
+        with the counts of the genes that are asked.
     arguments
         Further arguments of the tool, such as ``ref`` and ``labels_key``.
     labels
@@ -103,6 +105,9 @@ def problem(task: str, name: str, random_state: int = 0) -> Problem:
         if task == "spatial_domain":
             return Problem(spots, truth.idxmax(axis=1).astype("category"))
         return Problem(spots, truth, {"ref": ref, "labels_key": entry["labels_key"]})
+    if "panel" in entry:
+        panel, ref = _panel_and_ref(name, entry, random_state)
+        return _held_out(panel, ref, entry["panel"], entry.get("library_key"), random_state)
     data = load(name)
     if "split" in entry and task == "annotate":
         ref, data = _split(data, entry["split"], random_state)
@@ -245,6 +250,35 @@ def _screen(data: AnnData, how: dict[str, Any], key: str, random_state: int) -> 
     asked = data.obs[key].isin(targets).to_numpy()
     given = {"perturbation_key": key, "control": how["control"], "targets": targets}
     return Problem(_without(data[~asked], [key]), _without(data[asked], [key]), given)
+
+
+def _panel_and_ref(name: str, entry: dict[str, Any], random_state: int) -> tuple[AnnData, AnnData]:
+    """A panel and its reference: another data set, planted with it, or the other half of the cells with all genes."""
+    how = entry["panel"]
+    if "toy" in entry:
+        return toy_panel(**entry["toy"])
+    data = load(name)
+    if "ref" in how:
+        return data, load(how["ref"]).mod[how["modality"]]
+    rng, whole = np.random.default_rng([random_state, 9]), data.mod[how["modality"]]
+    half = rng.permutation(whole.n_obs) < whole.n_obs // 2
+    return whole[half], whole[~half]
+
+
+def _held_out(panel: AnnData, ref: AnnData, how: dict[str, Any], library_key: str | None, random_state: int) -> Problem:
+    """A panel without some of the genes that the reference has, too, and these genes of it."""
+    rng = np.random.default_rng([random_state, 10])
+    shared = panel.var_names[panel.var_names.isin(ref.var_names)]
+    drawn = shared[draw_by_sparsity(panel[:, shared].X, how["n_per_bin"], rng, share=how["share"])]
+    others = panel.var_names[~panel.var_names.isin(drawn)]
+    if "n_genes" in how:  # of which the panel consists, without those that are asked
+        others = others[np.sort(rng.permutation(len(others))[: how["n_genes"]])]
+    kept = [] if library_key is None else [library_key]
+    data = _without(panel[:, others], kept)
+    if "spatial" in panel.obsm:
+        data.obsm["spatial"] = panel.obsm["spatial"].copy()
+    given = {"ref": _without(ref, []), "genes": drawn.tolist(), **({"library_key": library_key} if kept else {})}
+    return Problem(data, _without(panel[:, drawn], []), given)
 
 
 def _labelled(labels: pd.Series, share: float, rng: np.random.Generator) -> np.ndarray:

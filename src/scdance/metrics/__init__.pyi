@@ -20,6 +20,10 @@ from ._embedding import dance_kmeans_ari as dance_kmeans_ari
 from ._embedding import dance_kmeans_nmi as dance_kmeans_nmi
 from ._embedding import kmeans_ari as kmeans_ari
 from ._embedding import kmeans_nmi as kmeans_nmi
+from ._genes import gene_cosine as gene_cosine
+from ._genes import gene_pearson as gene_pearson
+from ._genes import gene_rmse as gene_rmse
+from ._genes import score_genes as score_genes
 from ._imputation import correlation_inflation as correlation_inflation
 from ._imputation import cosine_masked as cosine_masked
 from ._imputation import cosine_nonzero as cosine_nonzero

@@ -8,12 +8,15 @@ import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from scdance._checks import one_of
+import numpy as np
+
+from scdance._checks import InputError, one_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound=Callable[..., float])
 _METRICS: dict[str, Metric] = {}
@@ -173,3 +176,12 @@ def table() -> pd.DataFrame:
         "highest": [m.range[1] for m in metrics],
     }
     return pd.DataFrame(columns, index=pd.Index([m.name for m in metrics], name="name"))
+
+
+def tables(truth: Any, predicted: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A truth and what was predicted of it, as tables of one shape."""
+    true, said = (np.atleast_2d(np.asarray(each, dtype=np.float64)) for each in (truth, predicted))
+    if true.shape != said.shape or 0 in true.shape:
+        msg = f"The truth has shape {true.shape}, the prediction {said.shape}: expected the same, and not empty."
+        raise InputError(msg)
+    return true, said

@@ -6,16 +6,14 @@ an error alone says little, and all is to be seen beside what predicts no change
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scdance._checks import InputError
-
-from ._metric import metric
+from ._metric import metric, tables
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
 
 @metric(higher_is_better=True, range=(-np.inf, 1.0))
@@ -47,7 +45,7 @@ def perturbation_skill(truth: ArrayLike, profile: ArrayLike, control: ArrayLike)
     >>> sd.metrics.perturbation_skill([[0.0, 2.0], [2.0, 0.0]], [[0.0, 2.0], [1.0, 1.0]], [1.0, 1.0])
     0.5
     """
-    true, said = _both(truth, profile)
+    true, said = tables(truth, profile)
     change = float(((true - np.asarray(control, dtype=np.float64)) ** 2).sum())
     return 1 - float(((true - said) ** 2).sum()) / change if change else float("nan")
 
@@ -78,7 +76,7 @@ def perturbation_rmse(truth: ArrayLike, profile: ArrayLike) -> float:
     >>> sd.metrics.perturbation_rmse([[0.0, 0.0], [1.0, 1.0]], [[1.0, 1.0], [4.0, 4.0]])
     2.0
     """
-    true, said = _both(truth, profile)
+    true, said = tables(truth, profile)
     return float(np.sqrt(((true - said) ** 2).mean(axis=1)).mean())
 
 
@@ -110,7 +108,7 @@ def perturbation_rmse_top(truth: ArrayLike, profile: ArrayLike, top: ArrayLike) 
     >>> sd.metrics.perturbation_rmse_top([[0.0, 3.0, 0.0]], [[9.0, 1.0, 9.0]], [[1]])
     2.0
     """
-    true, said = _both(truth, profile)
+    true, said = tables(truth, profile)
     which = np.asarray(top, dtype=int)
     return perturbation_rmse(np.take_along_axis(true, which, 1), np.take_along_axis(said, which, 1))
 
@@ -143,17 +141,8 @@ def change_pearson(truth: ArrayLike, change: ArrayLike, control: ArrayLike) -> f
     >>> round(sd.metrics.change_pearson([[1.0, 2.0, 4.0]], [[0.0, 2.0, 6.0]], [1.0, 1.0, 1.0]), 6)
     1.0
     """
-    true, said = _both(truth, change)
+    true, said = tables(truth, change)
     true = true - np.asarray(control, dtype=np.float64)
     true, said = (each - each.mean(axis=1, keepdims=True) for each in (true, said))
     norm = np.sqrt((true**2).sum(axis=1) * (said**2).sum(axis=1))
     return float(np.divide((true * said).sum(axis=1), norm, out=np.zeros_like(norm), where=norm > 0).mean())
-
-
-def _both(truth: Any, predicted: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both as tables of one shape."""
-    true, said = (np.atleast_2d(np.asarray(each, dtype=np.float64)) for each in (truth, predicted))
-    if true.shape != said.shape or 0 in true.shape:
-        msg = f"The truth has shape {true.shape}, the prediction {said.shape}: expected the same, and not empty."
-        raise InputError(msg)
-    return true, said

@@ -11,6 +11,7 @@ from scdance._checks import InputError, MissingKeyError, listed, nearest, one_of
 from scdance._core.answers import compared
 from scdance._core.beside import BESIDE, beside
 from scdance._core.counts import COMPARED, hidden
+from scdance._core.measured import measured
 from scdance._core.objects import apart
 from scdance._core.responses import responses
 from scdance._core.task import TASKS, Task
@@ -53,8 +54,9 @@ def score(
         What is known: a column of ``obs``, for shares of types a key of ``obsm``, for expression a layer with all
         counts (None: those from which :func:`scdance.tl.hold_out` made the layer that the method saw), for a predicted
         modality an AnnData with what was measured of cells that did not teach, for predicted perturbations an AnnData
-        with measured cells of them (None: those of the object, which the tool did not read). Cells where it is NaN or
-        "" are left out. Needed by all metrics but those that compare parts of the result with each other.
+        with measured cells of them (None: those of the object, which the tool did not read), for predicted genes the
+        same with what was measured of these. Cells where it is NaN or "" are left out. Needed by all metrics but those
+        that compare parts of the result with each other.
     metrics
         Names of metrics; None: those of the task.
     spatial_key
@@ -109,6 +111,9 @@ def score(
     if declared.truth == "cells":
         _result(adata, declared, "profile", key, needed_by=wanted[0].name)  # says what there is instead
         given = responses(adata, declared, key, truth)
+    if declared.asks_genes:
+        _result(adata, declared, "prediction", key, needed_by=wanted[0].name)
+        given = measured(adata, declared, key, truth)
     if declared.truth == "layers":
         given = hidden(adata, declared, key, truth, needs=needs)
         if not given and any(set(metric.needs) & set(COMPARED) for metric in wanted):

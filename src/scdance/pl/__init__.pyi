@@ -7,6 +7,7 @@ from ._confusion import confusion as confusion
 from ._domains import domains as domains
 from ._embedding import embedding as embedding
 from ._embedding_scores import embedding_scores as embedding_scores
+from ._genes import held_out_genes as held_out_genes
 from ._history import history as history
 from ._imputation import imputation as imputation
 from ._integration import integration as integration

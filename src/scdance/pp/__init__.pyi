@@ -53,6 +53,10 @@ from ._rows import canonical as canonical
 from ._rows import is_on_disk as is_on_disk
 from ._shared_variation import batches_alike as batches_alike
 from ._shared_variation import shared_variation as shared_variation
+from ._sparsity import SPARSITY_BINS as SPARSITY_BINS
+from ._sparsity import draw_by_sparsity as draw_by_sparsity
+from ._sparsity import sparsity as sparsity
+from ._sparsity import sparsity_bin as sparsity_bin
 from ._split_counts import thin as thin
 from ._unexplained import Unexplained as Unexplained
 from ._unexplained import unexplained as unexplained

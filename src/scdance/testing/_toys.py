@@ -18,13 +18,14 @@ from scdance._core.task import (
     INTEGRATE,
     JOINT_EMBED,
     MATCH_MODALITY,
+    PREDICT_GENES,
     PREDICT_MODALITY,
     PREDICT_PERTURBATION,
     SPATIAL_DOMAIN,
     TASKS,
     TRANSFER_LABELS,
 )
-from scdance.datasets import toy_clusters, toy_domains, toy_mixtures, toy_pairs, toy_perturbed
+from scdance.datasets import toy_clusters, toy_domains, toy_mixtures, toy_pairs, toy_panel, toy_perturbed
 
 from ._objects import taken
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # 97 and 149 are prime: no net and no gene table has them as a dimension
 N_OBS, N_NEW, N_VARS, N_GROUPS = 97, 23, 60, 3
 N_REF = 149
+N_LACKING, N_HIDDEN = 15, 5  # genes that a panel lacks, and that it has and are asked all the same
 N_PROTEINS, UNPAIRED = 20, 0.1
 LARGE_VARS, LARGE_DEPTH = 200, 300.0  # genes and counts of a cell where memory is measured
 LABELS = "cell_type"
@@ -147,7 +149,7 @@ class Toys:
 
 
 class Referenced(Toys):
-    """Cells and an annotated reference."""
+    """Cells and a reference."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -155,11 +157,7 @@ class Referenced(Toys):
 
     @property
     def learning(self) -> dict[str, Any]:
-        return {"ref": self._both[1].copy(), "labels_key": LABELS}
-
-    @property
-    def categories(self) -> list[str] | None:
-        return list(self._both[1].obs[LABELS].cat.categories)
+        return {"ref": self._both[1].copy()}
 
     @property
     def sizes(self) -> set[int]:
@@ -182,10 +180,7 @@ class Referenced(Toys):
 
     def refusals(self) -> Iterator[Refusal]:
         yield from super().refusals()
-        yield Refusal("without a reference", self.old, {"ref": None, "labels_key": None}, ValueError, ("ref=",))
-        yield Refusal("with another column", self.old, {"labels_key": "kind"}, KeyError, ("labels_key=", LABELS))
-        if "ref.labels" in self.needs:
-            yield Refusal("without labels_key=", self.old, {"labels_key": None}, ValueError, ("labels_key=",))
+        yield Refusal("without a reference", self.old, dict.fromkeys(self.learning), ValueError, ("ref=",))
         empty, other, logged = self.learning["ref"], self.learning["ref"], self.logged[1]["ref"]
         _empty(empty)
         yield Refusal("with a reference without any matrix", self.old, {"ref": empty}, KeyError, ("ref_layer=",))
@@ -194,10 +189,29 @@ class Referenced(Toys):
         other.raw = None
         other.var_names = [f"other_{i}" for i in range(N_VARS)]
         said = (other.var_names[0], self.old.var_names[0])
-        yield Refusal("with a reference of other genes", self.old, {"ref": other}, ValueError, said)
+        unnamed = {name: None for name in self.learning if name == "genes"}
+        yield Refusal("with a reference of other genes", self.old, {"ref": other, **unnamed}, ValueError, said)
 
 
-class Annotation(Referenced):
+class Labelled(Referenced):
+    """Cells and an annotated reference."""
+
+    @property
+    def learning(self) -> dict[str, Any]:
+        return {**super().learning, "labels_key": LABELS}
+
+    @property
+    def categories(self) -> list[str] | None:
+        return list(self._both[1].obs[LABELS].cat.categories)
+
+    def refusals(self) -> Iterator[Refusal]:
+        yield from super().refusals()
+        yield Refusal("with another column", self.old, {"labels_key": "kind"}, KeyError, ("labels_key=", LABELS))
+        if "ref.labels" in self.needs:
+            yield Refusal("without labels_key=", self.old, {"labels_key": None}, ValueError, ("labels_key=",))
+
+
+class Annotation(Labelled):
     """Cells to annotate, some of whose labels are in the object but none of the method's business."""
 
     @cached_property
@@ -220,7 +234,7 @@ class Annotation(Referenced):
         return taken(every, slice(n_obs)), {"ref": taken(every, slice(n_obs, None)), "labels_key": LABELS}
 
 
-class Mixtures(Referenced):
+class Mixtures(Labelled):
     """Spots and a reference, for deconvolution."""
 
     @cached_property
@@ -252,6 +266,51 @@ class Mixtures(Referenced):
             nowhere = self.old
             del nowhere.obsm["spatial"]
             yield Refusal("without coordinates", nowhere, {}, KeyError, ("spatial_key=",))
+
+
+class Panels(Referenced):
+    """Cells of a panel, and a reference with more genes; some of the panel are asked, too, and so are to be hidden."""
+
+    @property
+    def learning(self) -> dict[str, Any]:
+        return {**super().learning, "genes": [*self._hidden, *self._lacking]}
+
+    @cached_property
+    def _both(self) -> tuple[AnnData, AnnData]:
+        panel, ref = _panel(N_REF, N_VARS, N_VARS - N_LACKING)
+        return taken(panel, slice(N_OBS + N_NEW)), ref
+
+    @property
+    def _hidden(self) -> list[str]:
+        return list(self._both[0].var_names[:N_HIDDEN])
+
+    @property
+    def _lacking(self) -> list[str]:
+        panel, ref = self._both
+        return list(ref.var_names[~ref.var_names.isin(panel.var_names)])
+
+    @property
+    def relabelled(self) -> tuple[Any, dict[str, Any]]:
+        panel, learning = _uncrowded(self.old), self.learning
+        x = panel.X.toarray()
+        x[:, :N_HIDDEN] = np.random.default_rng(1).poisson(5, (N_OBS, N_HIDDEN))  # noise in their place
+        panel.X = sp.csr_matrix(x)
+        panel.obs = panel.obs[[]]
+        if "coords" not in self.words:
+            del panel.obsm["spatial"]
+        ref = _uncrowded(learning["ref"])
+        ref.obs = ref.obs[[]]
+        return panel, learning
+
+    @property
+    def logged(self) -> tuple[Any, dict[str, Any]]:
+        panel, learning = super().logged
+        panel.uns["log1p"] = {}  # as scanpy says it; sums of cells do not tell, where some genes are not read
+        return panel, learning
+
+    def large(self, n_obs: int) -> tuple[Any, dict[str, Any]]:
+        panel, ref = _panel(n_obs, LARGE_VARS, LARGE_VARS // 2, depth=10 * LARGE_DEPTH)
+        return panel, {"ref": ref, "genes": None}
 
 
 class Tissue(Toys):
@@ -432,6 +491,7 @@ TOYS: dict[str, type[Toys]] = {
     EMBED.name: Toys,
     TRANSFER_LABELS.name: Annotation,
     PREDICT_PERTURBATION.name: Screens,
+    PREDICT_GENES.name: Panels,
 }
 
 
@@ -455,6 +515,12 @@ def _mixtures(n_obs: int, n_vars: int, n_ref: int, **numbers: Any) -> tuple[AnnD
     """Spots with planted shares and a reference, among slots of other people."""
     spots, ref = toy_mixtures(n_obs, n_vars, N_GROUPS, n_ref, **numbers)
     return _recorded(_crowded(spots)), _crowded(ref)
+
+
+def _panel(n_obs: int, n_vars: int, n_panel: int, **numbers: Any) -> tuple[AnnData, AnnData]:
+    """Cells of a panel and of a reference with more genes, among slots of other people."""
+    panel, ref = toy_panel(n_obs, n_vars, n_panel, N_GROUPS, **numbers)
+    return _recorded(_crowded(panel)), _crowded(ref)
 
 
 def _screen(n_obs: int, n_vars: int, **numbers: Any) -> AnnData:

@@ -12,6 +12,7 @@ from ._impute import impute as impute
 from ._integrate import integrate as integrate
 from ._joint_embed import joint_embed as joint_embed
 from ._match_modality import match_modality as match_modality
+from ._predict_genes import predict_genes as predict_genes
 from ._predict_modality import predict_modality as predict_modality
 from ._predict_perturbation import predict_perturbation as predict_perturbation
 from ._spatial_domain import spatial_domain as spatial_domain
