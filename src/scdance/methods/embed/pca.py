@@ -16,6 +16,8 @@ from scdance.pp import Recipe, project
 class PCA(Method):
     """Principal components of log-normalised expression, as cells are usually looked at [Luecken2019]_.
 
+    New cells are placed by the components of those that it was fitted on.
+
     When to use
     -----------
     As the floor of every table, and first: it takes seconds and needs no other cells.
