@@ -90,34 +90,11 @@ class CellModel(TorchMethod):
         return Shape(**{**self.sizes_, "covariates": tuple(self.sizes_["covariates"])})
 
 
-class CellPLM(CellModel):
-    """Embed cells by a transformer over the cells of a sample [Wen2024]_.
-
-    A token is a cell: the sum of what its genes say, each by its log-normalised expression, and where it lies in a
-    tissue. Cells of a sample hear each other, in time linear in their number [Wu2022]_; what each has become gives its
-    place in a latent space, of which a mixture of normal distributions is the prior, and that, with the sample, gives
-    its counts. In training a part of the genes of most cells is hidden.
-
-    When to use
-    -----------
-    With a model that saw many cells, as :func:`scdance.fm.pretrain` makes one from files: to place new cells without
-    training, and to begin the training for another task with.
-
-    When not
-    --------
-    Trained on the cells of one study alone, it is no better than ``"pca"`` and slower. For a count of cells in samples
-    of a few: a cell says little without others.
-
-    Differs from the paper
-    ----------------------
-    The network is smaller, so that a processor trains it in minutes. Cells hear some hundred others at a time, and
-    places are told. Free bits are so few that the prior takes part. The components of a cell are the likeliest ones
-    once the net is trained, so that a cell has one place.
+class CountModel(CellModel):
+    """Base of methods that restore counts of cells from what is shown of them, told the sample.
 
     Parameters
     ----------
-    n_top_genes
-        Genes of the vocabulary, those that vary most; None: all.
     masked_cells
         Share of the cells of a step of which genes are hidden, above 0 to 1.
     masked_genes
@@ -130,43 +107,28 @@ class CellPLM(CellModel):
         Weight of what is above, ≥ 0.
     n_contexts
         Divisions of a sample into groups of cells that hear each other; places are the mean over these.
-    normalize
-        Bring cells to a depth of 10,000 before the logarithm.
     training
         each step sees `batch_size` cells of one sample, which is also how many hear each other afterwards
     """
 
-    n_top_genes: int | None = 2000
     masked_cells: float = 0.75
     masked_genes: float = 0.25
     drop_cells: float = 0.1
     free_bits: float = 0.5
     latent_weight: float = 0.1
     n_contexts: int = 1
-    normalize: bool = True
     training: Train = Train(
         epochs=None, steps=600, lr=1e-3, batch_size=512, weight_decay=1e-4, clip=2.0, optimizer="adamw"
     )
 
-    cite = "Wen2024"
     needs = ("counts",)
-    uses = ("batch", "coords", "slice")
     skips_missing = True
     exempt: ClassVar[dict[str, str]] = {
         "predicts_a_cell_on_its_own": "the place of a cell hangs on the cells that are read with it",
     }
-    presets = SIZES
-
-    @property
-    def recipe(self) -> Recipe:  # type: ignore[override]
-        """The genes that vary most, log-normalised."""
-        depth: dict[str, Any] = {"normalize_total": {"target": 1e4}} if self.normalize else {}
-        return Recipe(filter_genes={"min_counts": 1}, **depth, log1p={}, select_genes={"n_top": self.n_top_genes})
 
     def check(self) -> None:
         super().check()
-        if self.n_top_genes is not None:
-            whole_number(self.n_top_genes, "n_top_genes", least=1)
         whole_number(self.n_contexts, "n_contexts", least=1)
         ranges = {
             "masked_cells": (0 < self.masked_cells <= 1, "above 0 and at most 1"),
@@ -180,18 +142,10 @@ class CellPLM(CellModel):
                 msg = f"{name}={getattr(self, name)!r}, but it must be {wanted}."
                 raise InputError(msg)
 
-    def check_cells(self, cells: Cells) -> None:
-        super().check_cells(cells)
-        if self.is_fitted:
-            check_vocabulary(cells.n_vars if cells.present is None else int(cells.present.sum()), cells.var_names)
-
     # ------------------------------------------------------------------ training
 
     def net(self) -> CellTransformer:
         return CellTransformer(self.sizes)
-
-    def fit(self, *, cells: Cells) -> Self:
-        return self.pretrain([cells])
 
     def pretrain(self, sources: Sequence[Cells], **knobs: Any) -> Self:
         """Train on the cells of several data sets, which have the same genes and need not be in memory.
@@ -256,11 +210,6 @@ class CellPLM(CellModel):
         found = dict(zip(("hidden_deviance", "hidden_mse"), (off[0] / off[1]).tolist(), strict=True))
         return {**found, "n_held_out": sum(len(rows) for _, rows in corpus.held_out)}
 
-    # ------------------------------------------------------------------ answers
-
-    def predict(self, *, cells: Cells) -> dict[str, Any]:
-        return {"embedding": self.places(cells)}
-
     @torch.no_grad()
     def places(self, cells: Cells) -> np.ndarray:
         """Where cells lie in the latent space, (n_obs, n_latent)."""
@@ -273,6 +222,68 @@ class CellPLM(CellModel):
                 h = self.net_.encoder(read.x, read.places, read.genes)
                 z[rows] += self.net_.latent(h).z.cpu().numpy() / self.n_contexts
         return z
+
+
+class CellPLM(CountModel):
+    """Embed cells by a transformer over the cells of a sample [Wen2024]_.
+
+    A token is a cell: the sum of what its genes say, each by its log-normalised expression, and where it lies in a
+    tissue. Cells of a sample hear each other, in time linear in their number [Wu2022]_; what each has become gives its
+    place in a latent space, of which a mixture of normal distributions is the prior, and that, with the sample, gives
+    its counts. In training a part of the genes of most cells is hidden.
+
+    When to use
+    -----------
+    With a model that saw many cells, as :func:`scdance.fm.pretrain` makes one from files: to place new cells without
+    training, and to begin the training for another task with.
+
+    When not
+    --------
+    Trained on the cells of one study alone, it is no better than ``"pca"`` and slower. For a count of cells in samples
+    of a few: a cell says little without others.
+
+    Differs from the paper
+    ----------------------
+    The network is smaller, so that a processor trains it in minutes. Cells hear some hundred others at a time, and
+    places are told. Free bits are so few that the prior takes part. The components of a cell are the likeliest ones
+    once the net is trained, so that a cell has one place.
+
+    Parameters
+    ----------
+    n_top_genes
+        Genes of the vocabulary, those that vary most; None: all.
+    normalize
+        Bring cells to a depth of 10,000 before the logarithm.
+    """
+
+    n_top_genes: int | None = 2000
+    normalize: bool = True
+
+    cite = "Wen2024"
+    uses = ("batch", "coords", "slice")
+    presets = SIZES
+
+    @property
+    def recipe(self) -> Recipe:  # type: ignore[override]
+        """The genes that vary most, log-normalised."""
+        depth: dict[str, Any] = {"normalize_total": {"target": 1e4}} if self.normalize else {}
+        return Recipe(filter_genes={"min_counts": 1}, **depth, log1p={}, select_genes={"n_top": self.n_top_genes})
+
+    def check(self) -> None:
+        super().check()
+        if self.n_top_genes is not None:
+            whole_number(self.n_top_genes, "n_top_genes", least=1)
+
+    def check_cells(self, cells: Cells) -> None:
+        super().check_cells(cells)
+        if self.is_fitted:
+            check_vocabulary(cells.n_vars if cells.present is None else int(cells.present.sum()), cells.var_names)
+
+    def fit(self, *, cells: Cells) -> Self:
+        return self.pretrain([cells])
+
+    def predict(self, *, cells: Cells) -> dict[str, Any]:
+        return {"embedding": self.places(cells)}
 
 
 def warm_cosine(step: int, n_steps: int) -> float:

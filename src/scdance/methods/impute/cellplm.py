@@ -10,7 +10,6 @@ import torch
 from scdance._core.cells import Cells
 from scdance.methods.embed import cellplm as embed
 from scdance.pp import blocks
-from scdance.train import Train
 
 from ._imputer import Imputer, Rates
 
@@ -38,9 +37,6 @@ class CellPLM(Imputer, embed.CellPLM):
     """
 
     n_top_genes: int | None = None
-    training: Train = Train(
-        epochs=None, steps=600, lr=1e-3, batch_size=512, weight_decay=1e-4, clip=2.0, optimizer="adamw"
-    )
 
     cite = "Wen2024"
     presets = {name: {**sizes, "n_top_genes": None} for name, sizes in embed.SIZES.items()}
