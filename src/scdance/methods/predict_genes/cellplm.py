@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,6 +15,7 @@ from scdance.methods.embed.cellplm import CountModel
 from scdance.pp import Recipe, canonical, expected_log1p
 from scdance.train import Tokens
 
+ROWS = 64  # of which expected logarithms are found at once
 SCALED: dict[str, Any] = {"normalize_total": {"target": 1e4}, "log1p": {}}
 
 
@@ -45,7 +46,7 @@ class CellPLM(CountModel):
     recipe = {"ref": Recipe(**SCALED), "cells": Recipe(**SCALED)}
 
     def fit(self, *, ref: Cells, cells: Cells) -> Self:
-        asked: Any = ref.target
+        ref, asked, cells = (each.part() for each in (ref, cast("Cells", ref.target), cells))
         self.n_shared_ = ref.n_vars
         names = np.concatenate([ref.var_names, asked.var_names])
         both = {name: _beside(getattr(ref, name), getattr(asked, name)) for name in ("x", "counts")}
@@ -75,6 +76,7 @@ class CellPLM(CountModel):
 
     @torch.no_grad()
     def predict(self, *, cells: Cells) -> dict[str, Any]:
+        cells = cells.part()
         there = np.arange(self.sizes.n_vars) < self.n_shared_
         nothing = sp.csr_matrix((cells.n_obs, int((~there).sum())), dtype=np.float32)
         names = np.concatenate([cells.var_names, np.full(nothing.shape[1], "")])
@@ -82,8 +84,8 @@ class CellPLM(CountModel):
         z = self.places(replace(cells, var_names=names, present=there, **panel))
         theta = torch.nn.functional.softplus(self.net_.head.gene_dispersion)[self.n_shared_ :].cpu().numpy()
         out = np.empty((cells.n_obs, nothing.shape[1]), dtype=np.float32)
-        for start in range(0, cells.n_obs, self.training.batch_size):
-            rows = slice(start, start + self.training.batch_size)
+        for start in range(0, cells.n_obs, ROWS):
+            rows = slice(start, start + ROWS)
             first = torch.zeros(len(z[rows]), dtype=torch.int64, device=self.target)  # the reference
             inner = self.net_.decode(self.tensor(z[rows]), tuple(first for _ in self.sizes.covariates))
             shares = self.net_.shares(inner).exp()[:, self.n_shared_ :].cpu().numpy()
@@ -93,4 +95,4 @@ class CellPLM(CountModel):
 
 def _beside(left: Any, right: Any) -> sp.csr_matrix:
     """Columns of two matrices, the right one's after those of the left."""
-    return canonical(sp.hstack([left[:] if not sp.issparse(left) else left, right], format="csr"))
+    return canonical(sp.hstack([left, right], format="csr"))
