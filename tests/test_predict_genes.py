@@ -36,9 +36,13 @@ def ref(both: Any) -> ad.AnnData:
     return both[1]
 
 
+QUICK = {"hidden": 32, "n_layers": 1, "n_latent": 8, "steps": 10, "progress": False}
+
+
 def predicted(adata: Any, ref: Any, method: Any = "knn", *, key: str = "mine", **typed: Any) -> pd.DataFrame:
-    """The prediction with the names of its genes."""
-    sd.tl.predict_genes(adata, ref, method, key_added=key, **typed)
+    """The prediction with the names of its genes; of the net a small one."""
+    small = QUICK if method == "cellplm" else {}
+    sd.tl.predict_genes(adata, ref, method, key_added=key, **small, **typed)
     return sd.get.genes(adata, key).to_df()
 
 
