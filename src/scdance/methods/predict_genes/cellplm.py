@@ -50,8 +50,7 @@ class CellPLM(CountModel):
         self.n_shared_ = ref.n_vars
         names = np.concatenate([ref.var_names, asked.var_names])
         both = {name: _beside(getattr(ref, name), getattr(asked, name)) for name in ("x", "counts")}
-        nothing = sp.csr_matrix((cells.n_obs, asked.n_vars), dtype=np.float32)
-        panel = {name: _beside(getattr(cells, name), nothing) for name in ("x", "counts")}
+        panel = {name: _wider(getattr(cells, name), len(names)) for name in ("x", "counts")}
         there = np.arange(len(names)) < self.n_shared_
         sources = [
             replace(ref, var_names=names, target=None, **both),
@@ -78,12 +77,11 @@ class CellPLM(CountModel):
     def predict(self, *, cells: Cells) -> dict[str, Any]:
         cells = cells.part()
         there = np.arange(self.sizes.n_vars) < self.n_shared_
-        nothing = sp.csr_matrix((cells.n_obs, int((~there).sum())), dtype=np.float32)
-        names = np.concatenate([cells.var_names, np.full(nothing.shape[1], "")])
-        panel = {name: _beside(getattr(cells, name), nothing) for name in ("x", "counts")}
+        names = np.concatenate([cells.var_names, np.full(int((~there).sum()), "")])
+        panel = {name: _wider(getattr(cells, name), len(names)) for name in ("x", "counts")}
         z = self.places(replace(cells, var_names=names, present=there, **panel))
         theta = torch.nn.functional.softplus(self.net_.head.gene_dispersion)[self.n_shared_ :].cpu().numpy()
-        out = np.empty((cells.n_obs, nothing.shape[1]), dtype=np.float32)
+        out = np.empty((cells.n_obs, int((~there).sum())), dtype=np.float32)
         for start in range(0, cells.n_obs, ROWS):
             rows = slice(start, start + ROWS)
             first = torch.zeros(len(z[rows]), dtype=torch.int64, device=self.target)  # the reference
@@ -96,3 +94,8 @@ class CellPLM(CountModel):
 def _beside(left: Any, right: Any) -> sp.csr_matrix:
     """Columns of two matrices, the right one's after those of the left."""
     return canonical(sp.hstack([left, right], format="csr"))
+
+
+def _wider(matrix: Any, n_vars: int) -> sp.csr_matrix:
+    """The same with columns of zeros behind, around the same arrays."""
+    return sp.csr_matrix((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], n_vars))
