@@ -228,6 +228,8 @@ def test_random_weights_are_converted_and_embed(tmp_path, latent):
     sd.tl.embed(adata, method=tmp_path / "model")
     made = sd.load(tmp_path / "model")
     assert made.notes_["about"] == "random weights"
+    with pytest.raises(InputError, match="normalize=False"):  # it saw counts of any depth
+        sd.fit("embed", adata, method="cellplm", init=str(tmp_path / "model"), steps=1, progress=False)
     tensors = torch.load(paths[1], weights_only=True)["model_state_dict"]
     x = torch.from_numpy(adata.X.toarray()).float().log1p()
     with torch.no_grad():

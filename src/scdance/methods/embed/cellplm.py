@@ -156,6 +156,12 @@ class CountModel(CellModel):
         corpus = Corpus(sources, how.batch_size, rng, self.target, valid=VALID)
         has_places = any(cells.coords is not None for cells in sources)
         begun = self.begin(sources[0].var_names, corpus.covariates, has_places=has_places)
+        if begun is not None and begun.model.normalize != getattr(self, "normalize", True):
+            msg = (
+                f"The model of init={self.init!r} was trained with normalize={begun.model.normalize}, and would here "
+                "read cells in another unit; pass the same where the method has `normalize=`, or another model."
+            )
+            raise InputError(msg)
         shares, theta = corpus.gene_means()
         self.net_ = self.net()
         self.net_.start_at(*map(torch.from_numpy, (corpus.mean(), shares, theta)))
@@ -239,7 +245,7 @@ class CellPLM(CountModel):
 
     When not
     --------
-    Trained on the cells of one study alone, it is no better than ``"pca"`` and slower. For a count of cells in samples
+    Trained on the cells of one study alone, where ``"pca"`` is faster and often better. For a count of cells in samples
     of a few: a cell says little without others.
 
     Differs from the paper
