@@ -196,13 +196,15 @@ class Cells:
             msg = "a recipe that fills the matrix is fitted to all of its genes"
             raise TypeError(msg)
 
-        def cut(matrix: Rows | None) -> Any:
+        def some(block: Any) -> Any:
+            return block if columns is None else canonical(block[:, columns])
+
+        def cut(matrix: Rows | None) -> Any:  # does not call itself: such a cycle would hold all until a collection
             if matrix is None:
                 return None
             if not sp.issparse(matrix) and rows is None:
-                return sp.vstack([cut(block) for _, block in blocks(matrix)], format="csr")
-            some = matrix if rows is None else matrix[rows]
-            return some if columns is None else canonical(some[:, columns])
+                return sp.vstack([some(block) for _, block in blocks(matrix)], format="csr")
+            return some(matrix if rows is None else matrix[rows])
 
         new: dict[str, Any] = {"x": cut(self.x), "counts": cut(self.counts)}
         if columns is not None:

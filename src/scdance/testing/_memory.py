@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -51,6 +52,19 @@ def _sparse_only(n_obs: int, n_vars: int) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect before and not during: AnnData objects are cycles, and what ran before would decide when they go."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 class _LargestTensor(TorchDispatchMode):
     """Notes the bytes of the largest tensor that any operation makes."""
 
@@ -71,16 +85,17 @@ def _peaks(trial: Trial, n_obs: int) -> dict[str, int]:
     data, learning = trial.toys.large(n_obs)
     fewest = min(each.n_obs for each in (trial.toys.table(data), learning.get("ref", data)))
     was_tracing = tracemalloc.is_tracing()
-    tracemalloc.start()
-    tracemalloc.reset_peak()
-    start, _ = tracemalloc.get_traced_memory()
-    try:
-        with _LargestTensor() as largest, _sparse_only(fewest, LARGE_VARS):
-            trial.call(data, trial.cls, **learning, **trial.brief)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        if not was_tracing:
-            tracemalloc.stop()
+    with _no_collection():
+        tracemalloc.start()
+        tracemalloc.reset_peak()
+        start, _ = tracemalloc.get_traced_memory()
+        try:
+            with _LargestTensor() as largest, _sparse_only(fewest, LARGE_VARS):
+                trial.call(data, trial.cls, **learning, **trial.brief)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            if not was_tracing:
+                tracemalloc.stop()
     return {"the peak of numpy": peak - start, "the largest tensor of torch": largest.bytes}
 
 
