@@ -3,12 +3,14 @@
     SCDANCE_DATA_DIR=… python docs/dev/pretraining.py files /tmp/files    # the corpus, as .h5ad
     OMP_NUM_THREADS=2 python docs/dev/pretraining.py train /tmp/files /tmp/model docs/leaderboard/extra/pretraining.csv
     python docs/dev/pretraining.py use /tmp/files /tmp/model docs/leaderboard/extra/pretraining.csv
+    python docs/dev/pretraining.py genes /tmp/files /tmp/another docs/leaderboard/extra/pretraining.csv
 
 Corpus: cells of the sets at hand whose genes have symbols (mouse symbols in capitals, Ensembl ids by HGNC). The PBMCs
 of three chemistries (Symphony) are held out: no step of the training sees them. ``use`` asks how well a linear
 classifier tells their types from the space (5 folds, all chemistries mixed), beside PCA and a network that has not been
 trained, and how well types of half of the cells are told from 50 labelled ones of the other half, paired over five
-seeds, beginning from the model and from nothing.
+seeds, beginning from the model and from nothing. ``genes`` trains another model, without the cells of the two real sets
+for genes that a panel lacks, and asks what these gain by beginning with it.
 """
 
 from __future__ import annotations
@@ -24,10 +26,13 @@ import numpy as np
 import pandas as pd
 
 import scdance as sd
+from scdance._core import registry
 from scdance._settings import settings
-from scdance.bench._cell import peak_mb, resident_mb
+from scdance.bench._cell import heard, peak_mb, resident_mb
 
 HELD_OUT, LABELS, N_LABELLED, SEEDS, EPOCHS = "symphony_pbmc", "cell_type", 50, range(5), 60
+OF_PANELS = {"pbmc_cite": "pbmc10k_genes", "cortex": "starmap_mpfc_genes"}  # files, and whose genes are held out
+KEYS = dict.fromkeys(("bmmc_cite", "cortex", "lung_lines"), "batch")
 COLUMNS = ("question", "method", "seed", "score", "cpu_seconds", "mb")
 
 
@@ -66,12 +71,9 @@ def corpus(folder: Path) -> dict[str, Path]:
 
 def train(folder: Path, model: Path, path: Path) -> None:
     """Pre-train, and note time, memory and how far off hidden counts are."""
-    import scdance._core.registry as registry
-
     registry.get("embed", "cellplm")
     held, start = resident_mb(), time.process_time()
-    keys = dict.fromkeys(("bmmc_cite", "cortex", "lung_lines"), "batch")
-    made = sd.fm.pretrain(corpus(folder), model, config="small", sample_key=keys, epochs=EPOCHS, progress=False)
+    made = sd.fm.pretrain(corpus(folder), model, config="small", sample_key=KEYS, epochs=EPOCHS, progress=False)
     cpu, mb = time.process_time() - start, peak_mb() - held
     note(path, "CPU minutes of pre-training", "cellplm", 0, cpu / 60, cpu, mb)
     for name in ("hidden_deviance", "hidden_mse"):
@@ -106,6 +108,30 @@ def use(folder: Path, model: Path, path: Path) -> None:
             cpu = time.process_time() - start
             right = float((query.obs["found"].astype(str) == query.obs[LABELS].astype(str)).mean())
             note(path, f"{N_LABELLED} labels, accuracy", method, seed, right, cpu)
+
+
+def genes(folder: Path, model: Path, path: Path) -> None:
+    """Ask what beginning with a model of other cells gives to genes of a panel."""
+    others = {name: file for name, file in corpus(folder).items() if name not in OF_PANELS}
+    keys = {name: key for name, key in KEYS.items() if name in others}
+    if not model.exists():
+        sd.fm.pretrain(others, model, config="small", sample_key=keys, epochs=EPOCHS, progress=False)
+    for dataset in OF_PANELS.values():
+        for seed in SEEDS:
+            given = sd.datasets.problem("predict_genes", dataset, seed)
+            truth, ref = given.truth, given.arguments.pop("ref")
+            for adata in (given.data, ref, truth):
+                adata.var_names = adata.var_names.str.upper()
+            asked = {**heard(registry.get("predict_genes", "cellplm"), given.arguments), "genes": list(truth.var_names)}
+            for method, knobs in {"cellplm": {"init": str(model)}, "cellplm from nothing": {}}.items():
+                start = time.process_time()
+                sd.tl.predict_genes(
+                    given.data, ref, method="cellplm", key_added="found", random_state=seed, progress=False,
+                    **asked, **knobs,
+                )  # fmt: skip
+                cpu = time.process_time() - start
+                scores = sd.metrics.score(given.data, "predict_genes", key="found", truth=truth)
+                note(path, f"{dataset}, Pearson", method, seed, float(scores["gene_pearson"].item()), cpu)
 
 
 def untrained(model: Path) -> Any:
@@ -155,4 +181,4 @@ def note(
 
 
 if __name__ == "__main__":
-    {"files": files, "train": train, "use": use}[sys.argv[1]](*map(Path, sys.argv[2:]))
+    {"files": files, "train": train, "use": use, "genes": genes}[sys.argv[1]](*map(Path, sys.argv[2:]))
