@@ -230,6 +230,9 @@ def test_random_weights_are_converted_and_embed(tmp_path, latent):
     assert made.notes_["about"] == "random weights"
     with pytest.raises(InputError, match="normalize=False"):  # it saw counts of any depth
         sd.fit("embed", adata, method="cellplm", init=str(tmp_path / "model"), steps=1, progress=False)
+    screen = sd.datasets.toy_perturbed(200, 90, n_singles=2, n_doubles=0)
+    with pytest.raises(InputError, match="normalize=False"):  # controls are read at one depth
+        sd.fit("predict_perturbation", screen, "cellplm", perturbation_key="perturbation", init=str(tmp_path / "model"))
     tensors = torch.load(paths[1], weights_only=True)["model_state_dict"]
     x = torch.from_numpy(adata.X.toarray()).float().log1p()
     with torch.no_grad():

@@ -70,8 +70,19 @@ class CellModel(TorchMethod):
             msg = f"dropout={self.dropout!r}, but it must be at least 0 and below 1."
             raise InputError(msg)
 
-    def begin(self, var_names: np.ndarray, covariates: Sequence[int] = (), *, has_places: bool = False) -> Begun | None:
-        """Settle the sizes of the network for these genes, by the knobs or by the model that it begins with."""
+    def begin(
+        self,
+        var_names: np.ndarray,
+        covariates: Sequence[int] = (),
+        *,
+        has_places: bool = False,
+        normalized: bool | None = None,
+    ) -> Begun | None:
+        """Settle the sizes of the network for these genes, by the knobs or by the model that it begins with.
+
+        A model of cells in another unit is refused: `normalized` tells whether cells are brought to one depth, None
+        that the method reads them as the model does.
+        """
         shape = Shape(
             len(var_names), self.hidden, self.n_layers, self.heads, self.n_latent, self.n_components, self.hidden,
             covariates=tuple(covariates), dropout=self.dropout, has_places=has_places,
@@ -79,6 +90,13 @@ class CellModel(TorchMethod):
         begun = None
         if self.init is not None:
             begun = Begun(pretrained(self.init), var_names)
+            if normalized not in (None, begun.model.normalize):
+                msg = (
+                    f"The model of init={self.init!r} was trained with normalize={begun.model.normalize}, and would "
+                    "here read cells in another unit; pass the same where the method has `normalize=`, or another "
+                    "model."
+                )
+                raise InputError(msg)
             own = {"n_vars": len(var_names), "covariates": tuple(covariates), "dropout": self.dropout}
             shape = replace(begun.model.net_.shape, **own)  # type: ignore[arg-type]
         self.sizes_ = asdict(shape)
@@ -155,13 +173,8 @@ class CountModel(CellModel):
         rng, how = self.rng("training"), self.training
         corpus = Corpus(sources, how.batch_size, rng, self.target, valid=VALID)
         has_places = any(cells.coords is not None for cells in sources)
-        begun = self.begin(sources[0].var_names, corpus.covariates, has_places=has_places)
-        if begun is not None and begun.model.normalize != getattr(self, "normalize", True):
-            msg = (
-                f"The model of init={self.init!r} was trained with normalize={begun.model.normalize}, and would here "
-                "read cells in another unit; pass the same where the method has `normalize=`, or another model."
-            )
-            raise InputError(msg)
+        unit = getattr(self, "normalize", True)
+        begun = self.begin(sources[0].var_names, corpus.covariates, has_places=has_places, normalized=unit)
         shares, theta = corpus.gene_means()
         self.net_ = self.net()
         self.net_.start_at(*map(torch.from_numpy, (corpus.mean(), shares, theta)))

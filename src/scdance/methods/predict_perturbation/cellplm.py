@@ -70,7 +70,7 @@ class CellPLM(CellModel):
         screen: Any = cells.screen
         means = group_moments(cells.x, screen.codes, len(screen.names)).mean  # type: ignore[arg-type]
         changes, control = self.tensor(means[1:] - means[0]), np.flatnonzero(screen.codes == 0)
-        begun, rng = self.begin(cells.var_names), self.rng("training")
+        begun, rng = self.begin(cells.var_names, normalized=True), self.rng("training")
         self.genes_ = cells.var_names
         self.net_ = self.net()
         self.net_.encoder.origin.copy_(torch.from_numpy(means[0].astype(np.float32)))
