@@ -6,9 +6,10 @@ Defaults, with the number of clusters known. Clusters: 5,000 and 50,000 cells of
 counts a cell. Pairs of modalities: 10,000 cells with 2,000 genes and 134 proteins, the RNA thinned to the 13 % of
 entries above 0 that CITE-seq has, and many more cells; for prediction and matching one cell in ten is asked. Batches:
 25,000 to 100,000 cells of ten types in three batches that change genes as much as types do; for the transfer of labels
-two batches of 10,000, one of which knows a tenth of its types. The score is the ARI (of k-means for a space), the
-skill, the mean probability of the true partner, or the accuracy. Rows that are there are kept; without names of methods
-all of the task are run. For integration a figure beside the table draws seconds and memory by cells.
+two batches of 10,000, one of which knows a tenth of its types. Fields of 2,500 cells: 10,000 and 40,000 cells, 960 genes.
+The score is the ARI (of k-means for a space), the skill, the mean probability of the true partner, the accuracy, or the
+correlation of imputed counts with those expected. Rows that are there are kept; without names of methods all of the task
+are run. For integration a figure beside the table draws seconds and memory by cells.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from scdance.bench._cell import _import, peak_mb, resident_mb
 # cells and genes
 SIZES = {
     "cluster": ((5000, 2000), (50_000, 2000)),
+    "impute": ((10_000, 960), (40_000, 960)),
     "integrate": ((25_000, 2000), (50_000, 2000), (100_000, 2000)),
     "joint_embed": ((10_000, 2000), (80_000, 2000)),
     "match_modality": ((10_000, 2000), (80_000, 2000)),
@@ -39,7 +41,8 @@ SIZES = {
     "transfer_labels": ((20_000, 2000),),
 }
 K, PROTEINS, KEPT, ASKED = 10, 134, 0.12, 10
-SHIFT, SCORED = 0.7, 3000  # of batches, as the logarithm of a factor; cells whose space is scored
+SHIFT, SCORED = 0.7, 3000  # of batches, as the logarithm of a factor; cells that are scored
+PER_FIELD = 2500  # cells
 COLUMNS = ("task", "method", "n_obs", "n_vars", "cpu_seconds", "mb", "score")
 
 
@@ -64,6 +67,16 @@ def batches(n_obs: int, n_vars: int, task: str, method: str) -> tuple[Any, dict[
     ref.obs["known"] = truth[first].where(np.arange(ref.n_obs) % 10 == 0)
     given = {"ref": ref, "labels_key": "known"}
     return cells, given, lambda: float((cells.obs[method].astype(str) == truth[~first].astype(str)).mean())
+
+
+def fields(n_obs: int, n_vars: int, method: str) -> tuple[Any, dict[str, Any], Any]:
+    """Cells of fields of view; the arguments of the call, and how its result is scored."""
+    adata = sd.datasets.simulate_fov(n_obs, n_vars, n_fovs=n_obs // PER_FIELD)
+    expected = adata.obsm.pop("expected").to_numpy()[:SCORED] @ adata.varm.pop("expected").to_numpy().T
+    del adata.layers["molecules"]
+    in_space = "slice" in registry.get("impute", method).uses
+    given = {"output": "counts", "policy": "replace", **({"library_key": "fov"} if in_space else {})}
+    return adata, given, lambda: float(np.corrcoef(adata.layers[method][:SCORED].ravel(), expected.ravel())[0, 1])
 
 
 def pairs(n_obs: int, n_vars: int, task: str, method: str) -> tuple[Any, dict[str, Any], Any]:
@@ -93,6 +106,8 @@ def run(task: str, method: str, n_obs: int, n_vars: int) -> list[str]:
     """The row of one call, after imports and without the simulation."""
     if task == "cluster":
         data, given, score = clusters(n_obs, n_vars, method)
+    elif task == "impute":
+        data, given, score = fields(n_obs, n_vars, method)
     else:
         make = batches if task in ("integrate", "transfer_labels") else pairs
         data, given, score = make(n_obs, n_vars, task, method)
