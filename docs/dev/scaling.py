@@ -5,11 +5,11 @@
 Defaults, with the number of clusters known. Clusters: 5,000 and 50,000 cells of ten types, 2,000 genes, a thousand
 counts a cell. Pairs of modalities: 10,000 cells with 2,000 genes and 134 proteins, the RNA thinned to the 13 % of
 entries above 0 that CITE-seq has, and many more cells; for prediction and matching one cell in ten is asked. Batches:
-25,000 to 100,000 cells of ten types in three batches that change genes as much as types do; for the transfer of labels
-two batches of 10,000, one of which knows a tenth of its types. Fields of 2,500 cells: 10,000 and 40,000 cells, 960 genes.
-The score is the ARI (of k-means for a space), the skill, the mean probability of the true partner, the accuracy, or the
-correlation of imputed counts with those expected. Rows that are there are kept; without names of methods all of the task
-are run. For integration a figure beside the table draws seconds and memory by cells.
+25,000 to 100,000 cells of ten types in three batches that change genes as much as types do; for the transfer of
+labels two batches of 10,000, one of which knows a tenth of its types. Fields of 2,500 cells: 10,000 and 40,000 cells,
+960 genes. The score is the ARI (of k-means for a space), the skill, the mean probability of the true partner, the
+accuracy, or the correlation of imputed counts with those expected. Rows that are there are kept; without names of
+methods all of the task are run. For integration a figure beside the table draws seconds and memory by cells.
 """
 
 from __future__ import annotations
