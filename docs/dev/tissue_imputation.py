@@ -30,7 +30,7 @@ from scdance.pp import PCA, canonical, mask, project
 
 SETS = ("merfish_preoptic_entries", "starmap_mpfc_entries", "osmfish_cortex_entries", "simulated_fov_entries")
 ABLATED = ("merfish_preoptic_entries", "osmfish_cortex_entries", "simulated_fov_entries")
-STEPS, RATES = (500, 1000, 2000, 4000), (1e-3, 2e-3, 4e-3)
+STEPS, RATES = (500, 1000, 2000), (1e-3, 2e-3, 4e-3)
 CELLS, GENES = (0.25, 0.5), (0.1, 0.3, 0.5, 0.7, 0.9)  # hidden in a step of training
 METHODS = ("observed", "gene_mean", "knn", "knn in space", "dca", "spagat", "spaformer")
 SEEDS = {"pace": 2, "positions": 3, "masks": 2, "clusters": 3}
