@@ -143,3 +143,18 @@ def test_free_bits_have_no_gradient():
     costs = tuple(torch.tensor(value, requires_grad=True) for value in (0.2, 3.0))
     made.latent_loss(Place(torch.zeros(1), costs), 0.5).backward()
     assert [float(cost.grad) for cost in costs] == [0, 1]
+
+
+@torch.no_grad()
+def test_flows_are_those_by_which_each_layer_hears(encoder):
+    x, places = torch.rand(12, 30), torch.rand(12, 2)
+    heard: list[torch.Tensor] = []
+    for block in encoder.blocks:
+        block.attention.out = torch.nn.Identity()
+        block.attention.register_forward_hook(lambda layer, given, out: heard.append(layer.value(given[0])))
+        block.attention.register_forward_hook(lambda layer, given, out: heard.append(out))
+    encoder(x, places)
+    everyone = torch.cartesian_prod(torch.arange(12), torch.arange(12)).T
+    for i, flow in enumerate(encoder.flows(x, places)):
+        values, out = (each.view(12, 4, 4).transpose(0, 1) for each in heard[2 * i : 2 * i + 2])
+        torch.testing.assert_close(flow.weights(*everyone).view(4, 12, 12) @ values, out, atol=1e-5, rtol=1e-4)

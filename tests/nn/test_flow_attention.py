@@ -29,7 +29,7 @@ def pairwise(made, x, eps):
     kept_out = ((k + eps) * ((q / into[..., None]).sum(1, keepdim=True) + eps)).sum(2)
     flows = torch.einsum("hid,hjd->hij", q, k)
     weights = kept_in.sigmoid()[..., None] * flows / into[..., None] * kept_out.clamp(-1, 1).softmax(1)[:, None] * n
-    return flows, into, out_of, kept_in, kept_out, made.out((weights @ v).transpose(0, 1).flatten(1))
+    return flows, into, out_of, kept_in, kept_out, weights, made.out((weights @ v).transpose(0, 1).flatten(1))
 
 
 @torch.no_grad()
@@ -41,12 +41,25 @@ def test_flow_attention_is_that_of_all_pairs():
 @torch.no_grad()
 def test_flows_are_conserved():
     made, x = FlowAttention(24, heads=3).double(), torch.randn(40, 24, dtype=torch.float64)
-    flows, into, out_of, kept_in, kept_out, _ = pairwise(made, x, 0.0)
+    flows, into, out_of, kept_in, kept_out, *_ = pairwise(made, x, 0.0)
     ones = torch.ones(3, 40, dtype=torch.float64)
     torch.testing.assert_close((flows / into[..., None]).sum(2), ones)
     torch.testing.assert_close((flows / out_of[:, None]).sum(1), ones)
     torch.testing.assert_close(kept_in.sum(1), 40 * ones[:, 0])
     torch.testing.assert_close(kept_out.sum(1), 40 * ones[:, 0])
+
+
+@torch.no_grad()
+def test_weights_of_pairs_are_those_of_all_pairs():
+    made, x = FlowAttention(24, heads=3).double(), torch.randn(40, 24, dtype=torch.float64)
+    expected, (i, j) = pairwise(made, x, _attention.FLOW_FLOOR)[-2], torch.randint(0, 40, (2, 200))
+    flow = made.flow(x)
+    torch.testing.assert_close(flow.weights(i, j), expected[:, i, j], atol=1e-10, rtol=1e-10)
+    for found, dim in zip(flow.totals(), (2, 1), strict=True):
+        torch.testing.assert_close(found, expected.sum(dim=dim), atol=1e-10, rtol=1e-10)
+    everyone = torch.cartesian_prod(torch.arange(40), torch.arange(40)).T
+    heard = flow.weights(*everyone).view(3, 40, 40) / flow.gate / (flow.share * 40).mT
+    torch.testing.assert_close(heard.sum(dim=2), torch.ones(3, 40, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

@@ -75,11 +75,11 @@ def _refuse_fractions(counts: Any, adata: Any, where: str, tool: str) -> None:
         raise InputError(msg)
 
 
-def clusters(adata: Any, key: str) -> tuple[np.ndarray, np.ndarray]:
+def clusters(adata: Any, key: str, argument: str = "key") -> tuple[np.ndarray, np.ndarray]:
     """Clusters of the cells in a column of `obs`, as codes, (n_obs,) int, −1 for none; and their names, in order."""
     import pandas as pd
 
-    values = column(adata.obs, key, where="adata.obs", what="the column with the clusters", argument="key")
+    values = column(adata.obs, key, where="adata.obs", what="the column with the clusters", argument=argument)
     given = pd.Categorical(values)
     n_cells, n = int((given.codes >= 0).sum()), len(np.unique(given.codes[given.codes >= 0]))
     if n_cells == 0:
@@ -88,7 +88,7 @@ def clusters(adata: Any, key: str) -> tuple[np.ndarray, np.ndarray]:
     if n > max(n_cells // 2, 1):
         msg = (
             f"`adata.obs[{key!r}]` has {n} values for {n_cells} cells, so it holds no clusters. Pass the column that "
-            "does as `key=`."
+            f"does as `{argument}=`."
         )
         raise InputError(msg)
     return given.codes.astype(int), given.categories.astype(str).to_numpy(dtype=object)

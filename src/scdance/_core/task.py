@@ -587,6 +587,33 @@ PREDICT_GENES = Task(
     units={"rna": Recipe(normalize_total={"target": 1e4}, log1p={})},
 )
 
+# Not among the tasks below, as it takes a fitted method of another one.
+ATTENTION = Task(
+    "attention",
+    text="Map how much cells hear their neighbours by the attention of a fitted method.",
+    roles=("cells",),
+    gives={
+        "weights": Slot(
+            "obsp",
+            "{key}_attention",
+            "how much a cell (row) hears each of its neighbours (columns), (n_obs, n_obs) CSR float32, above 0; "
+            "neighbours that are not read together have none",
+            "links",
+        ),
+        "p": Slot(
+            "obsp",
+            "{key}_attention_p",
+            "p-value of each of these weights, (n_obs, n_obs) CSR float32, from 1 / (n_permutations + 1) to 1, not "
+            "corrected for the number of pairs",
+            "links",
+        ),
+    },
+    optional=(),
+    metrics=(),
+    default="",
+    data=("AnnData", "SpatialData"),
+)
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (

@@ -1,6 +1,7 @@
 from ._adjacency import adjacency_loss as adjacency_loss
 from ._adversarial import adversarial_ramp as adversarial_ramp
 from ._adversarial import reverse_gradient as reverse_gradient
+from ._attention import Flow as Flow
 from ._attention import FlowAttention as FlowAttention
 from ._attention import GPSBlock as GPSBlock
 from ._attention import Heard as Heard

@@ -117,6 +117,58 @@ class LinearAttention(nn.Module):
         return x @ self.omega.T - (x**2).sum(dim=2, keepdim=True) / 2
 
 
+@dataclass(frozen=True)
+class Flow:
+    """What tokens hear of each other by :class:`FlowAttention`, in parts from which the weight of any pair follows.
+
+    Attributes
+    ----------
+    taken
+        Queries over what flows into each sink, q_i/I_i, (heads, n, head_width).
+    keys
+        Keys, k_j, (heads, n, head_width).
+    gate
+        Part of what it hears that a sink lets in, σ(Î_i), (heads, n, 1).
+    share
+        Share of each source in the competition, softmax_j(Ô), (heads, n, 1); the shares of a head sum to 1.
+    n
+        Number of tokens that count.
+    """
+
+    taken: Tensor
+    keys: Tensor
+    gate: Tensor
+    share: Tensor
+    n: int | Tensor
+
+    def mix(self, values: Tensor) -> Tensor:
+        """What each token makes of the values of all, (heads, n, head_width), in linear time."""
+        competing = values * self.share * self.n
+        return self.gate * (self.taken @ (self.keys.mT @ competing))
+
+    def weights(self, sinks: Tensor, sources: Tensor) -> Tensor:
+        """Factor on the value of a source in what a sink makes of all: σ(Î_i) (q_i·k_j/I_i) n softmax_j(Ô).
+
+        Parameters
+        ----------
+        sinks, sources
+            Positions of the tokens of each pair, (n_pairs,) int.
+
+        Returns
+        -------
+        Weights, (heads, n_pairs), ≥ 0; about 1/n each where all are alike.
+        """
+        flows = (self.taken[:, sinks] * self.keys[:, sources]).sum(dim=2)
+        return self.gate[:, sinks, 0] * flows * self.share[:, sources, 0] * self.n
+
+    def totals(self) -> tuple[Tensor, Tensor]:
+        """Sums of the weights of each sink over all sources, and of each source over all sinks, (heads, n) each."""
+        hears, is_heard = self.taken * self.gate, self.keys * self.share * self.n
+        sums = (a @ b.sum(dim=1, keepdim=True).mT for a, b in ((hears, is_heard), (is_heard, hears)))
+        of_sinks, of_sources = (each[..., 0] for each in sums)
+        return of_sinks, of_sources
+
+
 class FlowAttention(nn.Module):
     """Attention among all tokens in linear time, as a flow that neither source nor sink can multiply [Wu2022]_.
 
@@ -158,20 +210,22 @@ class FlowAttention(nn.Module):
         mask
             Which tokens count, (n,) bool; what the others get has no meaning. None: all.
         """
+        out = self.flow(x, mask).mix(_heads(self.value(x), self.heads))
+        return self.out(out.transpose(0, 1).flatten(1))  # type: ignore[no-any-return]
+
+    def flow(self, x: Tensor, mask: Tensor | None = None) -> Flow:
+        """Who hears whom, without a matrix of all pairs; `x` and `mask` as above."""
         q, k = (_heads(layer(x), self.heads).sigmoid() for layer in (self.query, self.key))
-        v = _heads(self.value(x), self.heads)
         if mask is not None:
             q, k = q * mask[:, None], k * mask[:, None]
         into = _share(q, k.sum(dim=1, keepdim=True))  # I, (heads, n, 1)
         out_of = _share(k, q.sum(dim=1, keepdim=True))  # O
         kept_in = _share(q, (k / out_of).sum(dim=1, keepdim=True))  # Î
         kept_out = _share(k, (q / into).sum(dim=1, keepdim=True)).clamp(-1, 1)  # Ô
-        n = len(x)
+        n: int | Tensor = len(x)
         if mask is not None:
             n, kept_out = mask.sum(), kept_out.masked_fill(~mask[:, None], -torch.inf)
-        competing = v * kept_out.softmax(dim=1) * n
-        out = kept_in.sigmoid() * ((q / into) @ (k.mT @ competing))
-        return self.out(out.transpose(0, 1).flatten(1))  # type: ignore[no-any-return]
+        return Flow(q / into, k, kept_in.sigmoid(), kept_out.softmax(dim=1), n)
 
 
 def _share(x: Tensor, total: Tensor) -> Tensor:

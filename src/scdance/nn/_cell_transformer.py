@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ._attention import FlowAttention, TransformerBlock
+from ._attention import Flow, FlowAttention, TransformerBlock
 from ._counts import CountHead, nb_loss
 from ._mixture import MixtureLatent, NormalLatent, Place
 from ._places import sinusoid
@@ -128,14 +128,26 @@ class CellEncoder(nn.Module):
         genes
             Positions of these genes in the vocabulary, (n_genes,) int; None: all of it.
         """
+        h = self._tokens(x, places, genes)
+        for block in self.blocks:
+            h = block(h)
+        return self.norm(h)  # type: ignore[no-any-return]
+
+    def flows(self, x: Tensor, places: Tensor | None = None, genes: Tensor | None = None) -> list[Flow]:
+        """Who hears whom in each layer of attention, for the same input."""
+        h, found = self._tokens(x, places, genes), []
+        for block in cast("list[TransformerBlock]", self.blocks):
+            found.append(cast("FlowAttention", block.attention).flow(block.attention_norm(h)))
+            h = block(h)
+        return found
+
+    def _tokens(self, x: Tensor, places: Tensor | None, genes: Tensor | None) -> Tensor:
+        """What enters the first layer, (n_obs, hidden)."""
         told, origin = (self.genes, self.origin) if genes is None else (self.genes[genes], self.origin[genes])
         h = x @ told - origin @ told
         if self.has_places:
             h = h + (self.no_place if places is None else self.place_scale * sinusoid(PATCHES * places, h.shape[1]))
-        h = self.mix(h)
-        for block in self.blocks:
-            h = block(h)
-        return self.norm(h)  # type: ignore[no-any-return]
+        return self.mix(h)  # type: ignore[no-any-return]
 
 
 class CellTransformer(nn.Module):

@@ -1,4 +1,5 @@
 from ._annotation_scores import annotation_scores as annotation_scores
+from ._attention_edges import attention_edges as attention_edges
 from ._benchmark import benchmark as benchmark
 from ._calibration import calibration as calibration
 from ._cluster_stability import cluster_stability as cluster_stability

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scdance._checks import MissingKeyError, column, listed
+from scdance._checks import MissingKeyError, listed
 
 from ._shared import GREY, axes, colors, groups, in_order, palette
 from ._tissue import (
@@ -19,6 +19,7 @@ from ._tissue import (
     legend,
     legend_width,
     radius_of,
+    slices_of,
 )
 
 GREYS = ("#7f7f7f", "#c7c7c7")  # of the palette: a spot without a domain is grey, too
@@ -93,7 +94,7 @@ def domains(
     if truth is not None and f"{name}_colors" not in adata.uns:
         palettes[0] = _like(found[0], found[1], palettes[1])
     xy = coordinates(adata, spatial_key)
-    slices = _slices(adata, library_key)
+    slices = slices_of(adata, library_key)
     first = xy[slices == slices[0]]
     shown = [str(each) for labels in found for each in labels.categories]
     wide = WIDTH + legend_width(shown)
@@ -111,15 +112,6 @@ def domains(
             panel.set_title(title if library_key is None else f"{title}, {each}")
             as_tissue(panel, xy[there], radius)
     return panels[0, 0] if panels.size == 1 else panels
-
-
-def _slices(adata: AnnData, library_key: str | None) -> np.ndarray:
-    """Name of the slice of each spot."""
-    if library_key is None:
-        return np.zeros(adata.n_obs, dtype=int)
-    what = "the column with the slices"
-    found = column(adata.obs, library_key, where="adata.obs", what=what, argument="library_key")
-    return found.astype(str).to_numpy()
 
 
 def _like(labels: pd.Categorical, truth: pd.Categorical, theirs: list[str]) -> list[str]:

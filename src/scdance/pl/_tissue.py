@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scdance._checks import InputError, MissingKeyError, WrongTypeError, listed
+from scdance._checks import InputError, MissingKeyError, WrongTypeError, column, listed
 
 from ._shared import GREY
 
@@ -53,6 +53,15 @@ def coordinates(adata: AnnData, spatial_key: str) -> np.ndarray:
         )
         raise InputError(msg)
     return xy[:, :2]
+
+
+def slices_of(adata: AnnData, library_key: str | None) -> np.ndarray:
+    """Name of the slice of each spot, (n_obs,); a number where no column says it."""
+    if library_key is None:
+        return np.zeros(adata.n_obs, dtype=int)
+    what = "the column with the slices"
+    found = column(adata.obs, library_key, where="adata.obs", what=what, argument="library_key")
+    return found.astype(str).to_numpy()
 
 
 def radius_of(xy: np.ndarray, size: float | None) -> float:

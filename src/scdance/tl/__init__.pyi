@@ -1,4 +1,5 @@
 from ._annotate import annotate as annotate
+from ._attention import attention as attention
 from ._back_off import back_off as back_off
 from ._cluster import cluster as cluster
 from ._collapse_types import collapse_types as collapse_types

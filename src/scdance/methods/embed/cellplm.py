@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from scdance._checks import InputError, listed, whole_number
@@ -16,6 +17,8 @@ from scdance._core.cells import Cells
 from scdance.nn import CellTransformer, Shape, bilevel_mask
 from scdance.pp import Recipe
 from scdance.train import Corpus, Reader, Tokens, TorchMethod, Train, half_cosine, sentences
+
+from ._attention import Heard, heard
 
 VALID = 0.05  # of the groups of cells, which do not train
 WARM_UP, LATENT_IN = 0.05, 0.5  # of the steps: the rate rises; the divergences come in
@@ -241,6 +244,15 @@ class CountModel(CellModel):
                 h = self.net_.encoder(read.x, read.places, read.genes)
                 z[rows] += self.net_.latent(h).z.cpu().numpy() / self.n_contexts
         return z
+
+    def attention(self, cells: Cells, links: csr_matrix, rng: np.random.Generator, **how: Any) -> Iterator[Heard]:
+        """How much cells hear their neighbours by `links`, (n_obs, n_obs), and would hear others in their places.
+
+        `how` is what :func:`heard` takes further.
+        """
+        self.net_.eval()
+        groups = sentences(cells, self.training.batch_size, rng)
+        return heard(self.net_.encoder, Reader(cells, self.target), groups, links, rng, **how)
 
 
 class CellPLM(CountModel):
