@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import scdance as sd
-from scdance._checks import InputError
+from scdance._checks import InputError, MissingPackageError
 from scdance.fm._convert_cellplm import layout
 from scdance.pp import Transformed, _rows
 
@@ -184,6 +185,76 @@ def test_few_labels_are_told_from_a_pretrained_model(model):
         sd.tl.annotate(query, ref, method="cellplm", init=str(model[1]), labels_key="known",
                        steps=100, lr=3e-3, progress=False)  # fmt: skip
     assert (query.obs["cellplm"].astype(str) == query.obs["cell_type"].astype(str)).mean() > 0.9
+
+
+# ------------------------------------------------------------------ several devices
+
+
+@pytest.fixture(scope="module")
+def by_two(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    pytest.importorskip("lightning_fabric")
+    folder, states = tmp_path_factory.mktemp("by_two") / "saved", tmp_path_factory.mktemp("states")
+    random = torch.get_rng_state()
+    made = sd.fm.pretrain(files, folder, config="tiny", sample_key={"part_0": "batch"}, steps=160, devices=2,
+                          device="cpu", checkpoint=states, about="by two", **TINY)  # fmt: skip
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [file.name for file in states.iterdir()] == ["training.safetensors"]
+    return made, folder
+
+
+@pytest.mark.xdist_group("by_two")
+def test_two_processes_restore_hidden_counts_in_half_of_the_steps(model, by_two):
+    """That both end with the same network they compare themselves."""
+    alone, (made, _) = model[0], by_two
+    losses = made.history_["training_loss"]
+    assert losses[-1] < 0.98 * losses[0]
+    assert made.notes_["hidden_deviance"] < 1
+    by_epoch = int(alone.net_.n_steps) / alone.epochs_, int(made.net_.n_steps) / made.epochs_
+    assert by_epoch[0] / 2 <= by_epoch[1] <= by_epoch[0] / 2 + 1
+    assert made.epochs_ == pytest.approx(alone.epochs_ * 160 / 400, abs=1)  # as many cells as on one device
+    assert made.sizes == alone.sizes
+    assert made.batches_ == alone.batches_
+    assert made.notes_.keys() == alone.notes_.keys()
+    for name in ("file", "n_obs", "n_genes", "n_samples"):
+        assert made.notes_["files"][name].tolist() == alone.notes_["files"][name].tolist()
+
+
+@pytest.mark.xdist_group("by_two")
+def test_the_model_of_two_processes_is_returned_and_saved_and_places_new_cells(by_two):
+    made, folder = by_two
+    new = sd.datasets.toy_clusters(n_obs=900, n_vars=300, k=4, batches=3, random_state=1)[::7].copy()
+    sd.tl.embed(new, method=folder)
+    assert sd.metrics.kmeans_ari(new.obs["cell_type"], new.obsm["X_cellplm"]) > 0.7  # after few steps
+    sd.tl.embed(new, method=made, key_added="same")
+    np.testing.assert_array_equal(new.obsm["X_cellplm"], new.obsm["X_same"])
+    assert sd.load(folder).notes_["about"] == "by two"
+
+
+def test_an_error_in_another_process_is_raised_here(files, tmp_path):
+    pytest.importorskip("lightning_fabric")
+    with pytest.raises(InputError, match="devices=2, but there are 1 groups of cells"):
+        sd.fm.pretrain(files[:1], config="tiny", steps=1, devices=2, device="cpu", **TINY | {"batch_size": 512})
+
+
+def test_several_devices_that_cannot_be_are_refused_before_anything_is_read(files, monkeypatch):
+    monkeypatch.setattr("scdance.fm._devices.find_spec", lambda name: True)
+    for devices in (0, 1.5, True, "2", -1):
+        with pytest.raises(InputError, match="devices must be a whole number of at least 1"):
+            sd.fm.pretrain(files, config="tiny", devices=devices)
+    with pytest.raises(InputError, match=r"1_b are objects in memory.*write_h5ad"):
+        sd.fm.pretrain({"a": files[0], "1_b": ad.read_h5ad(files[1])}, config="tiny", devices=2)
+    with pytest.raises(InputError, match="device='cpu:0' is one device, but devices=2: pass device='cpu'"):
+        sd.fm.pretrain(files, config="tiny", devices=2, device="cpu:0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match=r"devices=2, but PyTorch finds 1 of kind 'cuda' here: pass devices=1"):
+        sd.fm.pretrain(files, config="tiny", devices=2, device="cuda")
+
+
+def test_one_device_needs_no_engine_and_several_say_which_package(files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)  # as if it were not installed
+    sd.fm.pretrain(files, config="tiny", steps=1, devices=1, **TINY)
+    with pytest.raises(MissingPackageError, match=r"devices=2 needs .* pip install 'scdance\[distributed\]'"):
+        sd.fm.pretrain(files, config="tiny", steps=1, devices=2, **TINY)
 
 
 # ------------------------------------------------------------------ published weights

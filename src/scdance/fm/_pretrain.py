@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,10 @@ from scdance._core.objects import kind_of, offered_places, slices_of
 from scdance._core.read import read
 from scdance._core.run import make, running
 from scdance._docs import documented
-from scdance._settings import logger
+from scdance._settings import logger, settings
 from scdance.pp import FittedRecipe, Recipe, gene_deviance
+
+from ._devices import check_devices, train_together
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,6 +45,7 @@ def pretrain(
     about: str = "",
     random_state: int | np.random.Generator | None = 0,
     device: str = "auto",
+    devices: int = 1,
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
     **params: Any,
@@ -79,9 +82,16 @@ def pretrain(
         far it comes then hangs on the machine.
     about
         What the data are, where they come from and under which licence, for the card of the model.
-    {random_state, device, progress}
+    {random_state, device}
+    devices
+        Number of devices of that kind that train together, or of processes on a processor. A step takes a group of
+        `batch_size` cells on each, and the mean of their gradients; a pass has so many fewer steps, at the same rates,
+        and `epochs` and `steps` mean as many cells as on one. More than one needs the extra ``distributed`` and files
+        that are named by their paths.
+    {progress}
     checkpoint
-        Folder in which the state is kept; a call that was interrupted goes on from there, to the same result.
+        Folder in which the state is kept; a call that was interrupted goes on from there, to the same result, with as
+        many `devices`.
     params
         Further numbers of the method, such as ``steps=1000`` or ``n_latent=32``.
 
@@ -94,7 +104,10 @@ def pretrain(
     Raises
     ------
     InputError
-        If there are no files, they share no genes, or one is stored by columns.
+        If there are no files, they share no genes, or one is stored by columns; or `devices` are more than there are,
+        or than there are groups of cells.
+    MissingPackageError
+        If Lightning Fabric is not there, and `devices` are several.
 
     Examples
     --------
@@ -105,8 +118,10 @@ def pretrain(
     >>> parts[0].obsm["X_cellplm"].shape
     (150, 16)
     """
-    named = _named(files)
+    named, devices = _named(files), whole_number(devices, "devices", least=1)
     model = make("embed", METHOD, params, preset=config, random_state=random_state, device=device)
+    if devices > 1:
+        check_devices(model, devices, named)
     keys = sample_key if isinstance(sample_key, Mapping) else dict.fromkeys(named, sample_key)
     unknown = [name for name in keys if name not in named]
     if unknown:
@@ -114,10 +129,11 @@ def pretrain(
         raise InputError(msg)
     opened = {name: _opened(each, name) for name, each in named.items()}
     prep = _vocabulary(opened, model, layer, genes, min_files)
-    sources = {
-        name: _cells(adata, model, prep, layer, keys.get(name), spatial_key, name)
-        for name, adata in _with_enough(opened, prep.var_names).items()
+    read_by = {
+        name: {"layer": layer, "sample_key": keys.get(name), "spatial_key": spatial_key}
+        for name in _with_enough(opened, prep.var_names)
     }
+    sources = {name: _cells(opened[name], model, prep, name=name, **how) for name, how in read_by.items()}
     table = {
         "file": np.array(list(sources), dtype=str),
         "n_obs": np.array([cells.n_obs for cells in sources.values()]),
@@ -125,9 +141,18 @@ def pretrain(
         "n_samples": np.array([len(cells.batch_names or ("",)) for cells in sources.values()]),
     }
     logger.info("pretrain: %d cells of %d files, %d genes", table["n_obs"].sum(), len(sources), len(prep.var_names))
-    knobs = {} if max_minutes is None else {"each_epoch": _clock(max_minutes)}
-    with running(model, sources, progress=progress, checkpoint=checkpoint):
-        model.pretrain(list(sources.values()), **knobs)  # type: ignore[attr-defined]
+    if devices > 1:
+        asked = {
+            "files": {name: {"path": str(named[name]), **how} for name, how in read_by.items()},
+            "prep": prep.to_json()[0],
+            "max_minutes": max_minutes,
+            "progress": settings.progress if progress is None else progress,
+            "checkpoint": None if checkpoint is None else str(checkpoint),
+        }
+        train_together(model, devices, asked)
+    else:
+        with running(model, sources, progress=progress, checkpoint=checkpoint):
+            model.pretrain(list(sources.values()), each_epoch=clock(max_minutes))  # type: ignore[attr-defined]
     model.preps_, model.categories_ = {"cells": prep}, []
     if len(sources) > 1 or any(keys.values()):
         model.batches_ = [f"{file}/{name}" for file, cells in sources.items() for name in cells.batch_names or ("",)]
@@ -224,6 +249,7 @@ def _cells(
     adata: Any,
     model: Method,
     prep: FittedRecipe,
+    *,
     layer: str | None,
     sample_key: str | None,
     spatial_key: str,
@@ -237,12 +263,19 @@ def _cells(
     return read(adata, model, prep=prep, layer=layer, batch_key=sample_key, coords=coords, slices=slices)
 
 
+def opened_cells(name: str, model: Method, prep: FittedRecipe, *, path: str, **how: Any) -> Cells:
+    """The cells of a file that :func:`pretrain` has looked at, opened anew."""
+    return _cells(_opened(path, name), model, prep, name=name, **how)
+
+
 def _n_genes(cells: Cells) -> int:
     return cells.n_vars if cells.present is None else int(cells.present.sum())
 
 
-def _clock(minutes: float) -> Any:
-    """Says that training ends, once the time is over."""
+def clock(minutes: float | None) -> Callable[[int], str | None] | None:
+    """Says that training ends, once the time is over; None: it never is."""
+    if minutes is None:
+        return None
     start = time.monotonic()
 
     def over(epoch: int) -> str | None:

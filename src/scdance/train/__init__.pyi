@@ -19,6 +19,8 @@ from ._paired import by_appearance as by_appearance
 from ._paired import hold_out_cells as hold_out_cells
 from ._paired import slices as slices
 from ._paired import target_of as target_of
+from ._peers import Peers as Peers
+from ._peers import Together as Together
 from ._scores import components as components
 from ._scores import recipes_to_reduce as recipes_to_reduce
 from ._scores import scores as scores

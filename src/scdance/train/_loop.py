@@ -17,6 +17,7 @@ from torch import nn
 from scdance._checks import InputError, ScdanceError
 from scdance._core.method import Runtime
 
+from ._peers import Peers
 from ._train import Train
 
 CHECKPOINT_EVERY = 5  # epochs
@@ -57,6 +58,7 @@ def loop(
     memory: dict[str, torch.Tensor] | None = None,
     pace: Callable[[int, int], float] | None = None,
     runtime: Runtime | None = None,
+    peers: Peers | None = None,
 ) -> Log:
     """Train `net` in one of four shapes.
 
@@ -90,6 +92,8 @@ def loop(
         Factor on the learning rate at a step, from its number and that of all steps, as :func:`half_cosine`; None: 1.
     runtime
         Progress bar, checkpoint folder, `on_epoch`.
+    peers
+        Processes that train together: each step then takes a batch in each, and the mean of the gradients. None: one.
 
     Returns
     -------
@@ -113,20 +117,20 @@ def loop(
     """
     from tqdm.auto import tqdm
 
-    runtime = runtime or Runtime()
+    runtime, peers = runtime or Runtime(), peers or Peers()
     memory = {} if memory is None else memory
     turns = [(step, net.parameters())] if callable(step) else list(step)
     steps = [each for each, _ in turns]
     optimizers = [_optimizer(parameters, how) for _, parameters in turns]
     names = ["loss"] if len(steps) == 1 else [f"loss_{i + 1}" for i in range(len(steps))]
     run = _Run(net, optimizers, rng, memory, Log({name: [] for name in names}))
-    saved = _Checkpoint(runtime, stage)
+    saved = _Checkpoint(runtime, stage, peers)
     saved.restore(run)
 
     # tqdm: False shows the bar, None hides it where nobody watches
     n_epochs = how.epochs if how.epochs is not None else how.n_epochs(len(batches))  # type: ignore[arg-type]
     if pace is not None:
-        n_steps = n_epochs * len(batches)  # type: ignore[arg-type]
+        n_steps = n_epochs * peers.n_steps(len(batches))  # type: ignore[arg-type]
         run.rate = lambda: how.lr * pace(run.n_steps, n_steps)
     bar = tqdm(total=n_epochs, initial=run.log.epochs, desc=stage, leave=False, disable=_hidden(runtime.progress))
     try:
@@ -135,16 +139,17 @@ def loop(
                 run.log.stopped = f"all {n_epochs} epochs"
                 break
             net.eval()
-            stop = each_epoch(run.log.epochs) if each_epoch is not None else None
+            stop = peers.first(each_epoch(run.log.epochs) if each_epoch is not None else None)
             if stop:
                 run.log.stopped = stop
                 break
             net.train()
-            _epoch(steps, optimizers, batches, how, run, names)
+            run.begin(peers)
+            _epoch(steps, optimizers, batches, how, run, names, peers)
             net.eval()
             if valid is not None:
                 with torch.no_grad():
-                    run.judge(float(valid()), how)
+                    run.judge(peers.first(float(valid())), how)
             run.log.epochs += 1
             bar.update()
             if runtime.on_epoch is not None and look is not None:
@@ -171,10 +176,11 @@ def _epoch(
     how: Train,
     run: _Run,
     names: list[str],
+    peers: Peers,
 ) -> None:
     """One pass over the batches; appends the mean loss of each step to the history."""
     total, n = [0.0] * len(steps), 0
-    for batch in batches:
+    for batch in peers.share(batches):
         if run.rate is not None:
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = run.rate()
@@ -182,14 +188,17 @@ def _epoch(
             optimizer.zero_grad(set_to_none=True)
             loss = step(batch)
             loss.backward()
+            moved = [p for g in optimizer.param_groups for p in g["params"]]
+            peers.average(moved)
             if how.clip is not None:
-                nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], how.clip)
+                nn.utils.clip_grad_norm_(moved, how.clip)
             optimizer.step()
             total[i] += float(loss.detach())
         n += 1
         run.n_steps += 1
+    *total, n_all = peers.total([*total, n])
     for name, value in zip(names, total, strict=True):
-        run.log.history[name].append(value / max(n, 1))
+        run.log.history[name].append(value / max(n_all, 1))
     if not all(math.isfinite(value) for value in total):
         msg = (
             f"The training loss is no longer finite in epoch {run.log.epochs + 1}. "
@@ -235,6 +244,15 @@ class _Run:
         """Indices of the CUDA devices that hold the net."""
         return sorted({parameter.device.index for parameter in self.net.parameters() if parameter.is_cuda})
 
+    def begin(self, peers: Peers) -> None:
+        """Let torch draw other numbers in each of several processes."""
+        seed = peers.seed(self.rng)
+        if seed is None:
+            return
+        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        for gpu in self.gpus:
+            torch.cuda.set_rng_state(torch.Generator(torch.device("cuda", gpu)).manual_seed(seed).get_state(), gpu)
+
     def judge(self, loss: float, how: Train) -> None:
         """Note a validation loss; keep the weights if it is the best, and see whether patience is at its end."""
         self.log.history.setdefault("valid_loss", []).append(loss)
@@ -253,14 +271,15 @@ class _Run:
 
 
 class _Checkpoint:
-    """The state of a stage in one safetensors file, replaced atomically."""
+    """The state of a stage in one safetensors file, replaced atomically; the first of several processes writes it."""
 
-    def __init__(self, runtime: Runtime, stage: str):
-        self.fingerprint = runtime.fingerprint
+    def __init__(self, runtime: Runtime, stage: str, peers: Peers):
+        self.fingerprint = runtime.fingerprint + (f" in {peers.n} processes" if peers.n > 1 else "")
+        self.writes = peers.rank == 0
         self.file: Path | None = None if runtime.checkpoint is None else runtime.checkpoint / f"{stage}.safetensors"
 
     def keep(self, run: _Run) -> None:
-        if self.file is None:
+        if self.file is None or not self.writes:
             return
         from safetensors.torch import save_file
 
@@ -305,7 +324,7 @@ class _Checkpoint:
             raise InputError(msg) from error
         if told["fingerprint"] != self.fingerprint:
             msg = (
-                f"{self.file} is the checkpoint of another call (method, parameters, seed or data differ). "
+                f"{self.file} is the checkpoint of another call (method, parameters, seed, devices or data differ). "
                 "Pass another folder as `checkpoint=`, or remove this one to start anew."
             )
             raise InputError(msg)

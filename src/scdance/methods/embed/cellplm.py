@@ -16,7 +16,7 @@ from scdance._checks import InputError, listed, whole_number
 from scdance._core.cells import Cells
 from scdance.nn import CellTransformer, Shape, bilevel_mask
 from scdance.pp import Recipe
-from scdance.train import Corpus, Reader, Tokens, TorchMethod, Train, half_cosine, sentences
+from scdance.train import Corpus, Peers, Reader, Tokens, TorchMethod, Train, half_cosine, sentences
 
 from ._attention import Heard, heard
 
@@ -168,12 +168,13 @@ class CountModel(CellModel):
     def net(self) -> CellTransformer:
         return CellTransformer(self.sizes)
 
-    def pretrain(self, sources: Sequence[Cells], **knobs: Any) -> Self:
+    def pretrain(self, sources: Sequence[Cells], *, peers: Peers | None = None, **knobs: Any) -> Self:
         """Train on the cells of several data sets, which have the same genes and need not be in memory.
 
-        The decoder is told the sample of a cell and, of several data sets, which it is of; `knobs` go to the loop.
+        The decoder is told the sample of a cell and, of several data sets, which it is of; `peers` are processes that
+        do the same, and `knobs` go to the loop.
         """
-        rng, how = self.rng("training"), self.training
+        rng, how, peers = self.rng("training"), self.training, peers or Peers()
         corpus = Corpus(sources, how.batch_size, rng, self.target, valid=VALID)
         has_places = any(cells.coords is not None for cells in sources)
         unit = getattr(self, "normalize", True)
@@ -185,14 +186,16 @@ class CountModel(CellModel):
             begun.into(self.net_)
         self.net_.to(self.target)
 
+        own, n_steps = peers.own(rng), how.n_epochs(len(corpus)) * peers.n_steps(len(corpus))
+
         def step(group: tuple[int, np.ndarray]) -> Tensor:
             i, rows = group
             n_kept = max(2, round((1 - self.drop_cells) * len(rows)))
             self.net_.n_steps += 1
-            share = int(self.net_.n_steps) / (LATENT_IN * how.n_epochs(len(corpus)) * len(corpus))
-            return self.loss(corpus.read((i, np.sort(rng.permutation(rows)[:n_kept]))), rng, min(1.0, share))
+            share = int(self.net_.n_steps) / (LATENT_IN * n_steps)
+            return self.loss(corpus.read((i, np.sort(own.permutation(rows)[:n_kept]))), own, min(1.0, share))
 
-        self.learn(step, self.net_, how, batches=corpus, rng=rng, pace=warm_cosine, **knobs)
+        self.learn(step, self.net_, how, batches=corpus, rng=rng, pace=warm_cosine, peers=peers, **knobs)
         self.notes_ = self.judged(corpus, shares)
         return self
 
