@@ -94,6 +94,20 @@ def fractions(adata):
     adata.X = adata.X.astype(float) * 1.1
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.filterwarnings("ignore:.*have fractions")
+def test_entries_of_counts_by_volume_can_be_hidden_and_scored(adata, on_disk, tmp_path):
+    fractions(adata)
+    if on_disk:
+        adata.write_h5ad(tmp_path / "a.h5ad")
+        adata = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    sd.tl.hold_out(adata, "entries", 0.3)
+    sd.tl.impute(adata, "knn", layer="counts_kept", output="log1p_250")
+    assert 0 < table(adata)["rmse_masked"] < 2
+    if on_disk:
+        adata.file.close()
+
+
 def negative(adata):
     adata.X = adata.X.astype(float)
     adata.X.data[0] = -1

@@ -29,7 +29,7 @@ from scdance.methods.impute.spaformer import POSITIONS
 from scdance.pp import PCA, canonical, mask, project
 
 SETS = ("merfish_preoptic_entries", "starmap_mpfc_entries", "osmfish_cortex_entries", "simulated_fov_entries")
-ABLATED = ("merfish_preoptic_entries", "osmfish_cortex_entries", "simulated_fov_entries")
+ABLATED = ("osmfish_cortex_entries", "simulated_fov_entries")
 STEPS, RATES = (500, 1000, 2000), (1e-3, 2e-3, 4e-3)
 CELLS, GENES = (0.25, 0.5), (0.1, 0.3, 0.5, 0.7, 0.9)  # hidden in a step of training
 METHODS = ("observed", "gene_mean", "knn", "knn in space", "dca", "spagat", "spaformer")
@@ -110,7 +110,7 @@ def draw(path: Path, question: str) -> None:
 
     table = pd.read_csv(path)
     table = table[table["question"] == question]
-    figure, panels = plt.subplots(1, len(ABLATED), figsize=(8, 3), layout="constrained", sharey=True)
+    figure, panels = plt.subplots(1, len(ABLATED), figsize=(7, 3), layout="constrained", sharey=True)
     order = list(dict.fromkeys(table["setting"]))
     for panel, dataset in zip(panels, ABLATED, strict=True):
         errors = table[table["dataset"] == dataset].groupby("setting")["rmse_masked"].agg(["mean", "std"]).loc[order]
@@ -125,7 +125,7 @@ def main(question: str, path: Path) -> None:
     """Add the rows that are missing."""
     rows = list(csv.DictReader(path.open())) if path.exists() else []
     done = {(each["question"], each["dataset"], int(each["seed"]), each["setting"]) for each in rows}
-    sets = {"pace": ABLATED[1:], "clusters": SETS}.get(question, ABLATED)
+    sets = {"clusters": SETS}.get(question, ABLATED)
     for dataset in sets:
         whole = sd.datasets.info(dataset)["of"]
         labels = sd.datasets.load(whole).obs[sd.datasets.info(whole)["labels_key"]].astype(str).to_numpy()

@@ -47,7 +47,8 @@ def hold_out(
     rate
         Share of the molecules, or of the entries, that is hidden; above 0 and below 1.
     layer
-        Layer with raw counts, whole numbers. None: ``layers['counts']`` if there, else ``X``.
+        Layer with raw counts, whole numbers; for ``"entries"`` they may have fractions. None: ``layers['counts']`` if
+        there, else ``X``.
     kept_layer
         Name of the layer for what is left.
     value_space
@@ -89,14 +90,14 @@ def hold_out(
     adata = opened(adata, IMPUTE)
     check_layers(adata, {"kept_layer": kept_layer}, layer, overwrite=overwrite)
     seed = seed_of(random_state)
-    counts, _, told = raw_counts(adata, layer, "hold_out", whole=True)
+    counts, _, told = raw_counts(adata, layer, "hold_out", whole=protocol != "entries")
     old = made_from(adata, IMPUTE, kept_layer)
     if old:
         warn(
             f"{len(old)} results of imputation ({listed(old)}) were made from the layer {kept_layer!r}, which is "
             "replaced; impute again before you score them."
         )
-    kept = mask(counts, protocol, rate, np.random.default_rng(seed), value_space=value_space)  # type: ignore[arg-type]
+    kept = mask(counts[:], protocol, rate, np.random.default_rng(seed), value_space=value_space)  # type: ignore[arg-type]
     if copy:
         adata, _ = copied(adata, adata)
     params = {"protocol": protocol, "rate": rate, "value_space": value_space}
