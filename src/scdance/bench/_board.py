@@ -144,7 +144,8 @@ def measured(rows: pd.DataFrame, path: str | Path | None = None) -> pd.DataFrame
     Returns
     -------
     One row per method with a result on every data set, the best first: ``score`` (mean over data sets and seeds of
-    the first score of the task, number of clusters known where the method takes one) and median ``cpu_seconds``.
+    the first score of the task, number of clusters known where the method takes one) and, of the same rows, median
+    ``cpu_seconds``.
 
     Examples
     --------
@@ -158,10 +159,11 @@ def measured(rows: pd.DataFrame, path: str | Path | None = None) -> pd.DataFrame
     # where labels are the truth, a method that was told some is measured on other cells than the rest
     labelled = ["semi-supervised"] if task_of(rows["task"].iloc[0]).truth == "obs" else []
     defaults = rows[(rows["variant"] == rows["method"]) & ~rows["kind"].isin(["control", *labelled])]
-    mean = averages(rows, _scores(rows, None)[0]).mean()
-    cost = defaults.groupby("method")["cpu_seconds"].median()
+    first = _scores(rows, None)[0]
+    mean = averages(rows, first).mean()
+    cost = defaults[defaults[first].notna()].groupby("method")["cpu_seconds"].median()
     table = pd.DataFrame({"score": mean.reindex(cost.index), "cpu_seconds": cost}).dropna()
-    best_first = _sign(_scores(rows, None)[0]) > 0
+    best_first = _sign(first) > 0
     table = table.sort_values("score", ascending=not best_first).round({"score": 3, "cpu_seconds": 1})
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
