@@ -24,6 +24,8 @@ from anndata import AnnData
 from scipy.sparse import issparse
 
 import scdance as sd
+from scdance._core import registry
+from scdance.bench._cell import heard
 from scdance.graph import kmeans
 from scdance.methods.impute.spaformer import POSITIONS
 from scdance.pp import PCA, canonical, mask, project
@@ -79,7 +81,9 @@ def row(question: str, given: Given, method: str, knobs: dict[str, Any], labels:
     adata.layers["all"] = truth
     found: dict[str, float] = {}
     if method != "observed":
-        arguments = {**arguments, **({"output": "counts"} if question == "clusters" else {})}
+        arguments = heard(registry.get("impute", method), arguments)
+        if question == "clusters":
+            arguments["output"] = "counts"
         start = time.process_time()
         sd.tl.impute(adata, method=method, key_added="told", random_state=seed, progress=False, **arguments, **knobs)
         found["cpu_seconds"] = round(time.process_time() - start, 1)
