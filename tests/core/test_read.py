@@ -284,4 +284,4 @@ def test_tools_touch_no_part_of_an_object_themselves(file):
     touched = {node.attr for node in ast.walk(source) if isinstance(node, ast.Attribute)} & SLOTS
     assert touched == set()
     taken = {alias.name for node in ast.walk(source) if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert taken & {"call", "read_roles", "partitions", "raw_counts", "probabilities", "mixed"}
+    assert taken & {"call", "read", "read_roles", "partitions", "raw_counts", "probabilities", "mixed"}
