@@ -2,11 +2,14 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ._checks import whole_number
 
 logger = logging.getLogger("scdance")
 logger.addHandler(logging.NullHandler())
@@ -33,6 +36,10 @@ class Settings:
     max_result_gb
         Largest result in gigabytes that a tool computes; above it the tool stops before the fit and says how to ask
         for less.
+    n_threads
+        Threads of PyTorch during a call, at least 1; None for those it has. One is slower on a machine of your own, and
+        several times faster on cores that others use as well. Numba, which some functions of scanpy call, hands
+        PyTorch all threads again, whatever ``OMP_NUM_THREADS`` says.
     offline
         Never download; starts as True if the environment variable ``SCDANCE_OFFLINE`` is set.
     """
@@ -41,10 +48,25 @@ class Settings:
     progress: bool | None = None
     data_dir: Path | None = field(default_factory=_data_dir)
     max_result_gb: float = 4.0
+    n_threads: int | None = None
     offline: bool = field(default_factory=lambda: bool(os.environ.get("SCDANCE_OFFLINE")))
 
 
 settings = Settings()
+
+
+@contextmanager
+def torch_threads() -> Iterator[None]:
+    """Use `settings.n_threads` threads of torch, where it is imported, and put back those it had."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 0
+    if torch and settings.n_threads is not None:
+        torch.set_num_threads(whole_number(settings.n_threads, "scdance.settings.n_threads", least=1))
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ class Tiny(TorchMethod):
 
     def fit(self, *, cells):
         self.n_genes_, self.drawn_ = cells.n_vars, float(torch.rand(1))
+        self.threads_ = torch.get_num_threads()
         self.net_ = self.net().to(self.target)
         x = torch.from_numpy(cells.dense(np.arange(cells.n_obs))).to(self.target)
         step = lambda batch: self.net_(batch).square().mean()  # noqa: E731
@@ -79,6 +80,17 @@ def test_the_world_is_left_as_it_was(toy, monkeypatch, fails):
     else:
         sd.tl.cluster(toy, Tiny)
     assert world() == before
+
+
+def test_a_user_may_set_the_threads_of_a_call(toy, monkeypatch):
+    before = torch.get_num_threads()
+    assert sd.fit("cluster", toy, Tiny).threads_ == before
+    monkeypatch.setattr(sd.settings, "n_threads", before + 1)
+    assert sd.fit("cluster", toy, Tiny).threads_ == before + 1
+    assert torch.get_num_threads() == before
+    monkeypatch.setattr(sd.settings, "n_threads", 0)
+    with pytest.raises(InputError, match="scdance.settings.n_threads must be a whole number of at least 1"):
+        sd.fit("cluster", toy, Tiny)
 
 
 def test_a_result_depends_on_its_seed_only(toy):

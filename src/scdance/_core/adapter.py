@@ -12,6 +12,7 @@ from io import StringIO
 from typing import Any
 
 from scdance._checks import ScdanceError
+from scdance._settings import torch_threads
 
 from .method import Method
 
@@ -28,12 +29,8 @@ class Adapter(Method):
         """Put back what other packages seed and set: the random states and the threads of torch."""
         import torch
 
-        threads = torch.get_num_threads()
-        with super().session(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            try:
-                yield
-            finally:
-                torch.set_num_threads(threads)
+        with super().session(), torch_threads(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
 
 
 @contextmanager

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from scdance._checks import InputError
+from scdance._settings import torch_threads
 
 EXACT_UP_TO = 50_000  # cells; above, pynndescent, which compiles for half a minute in each process
 _BLOCK = 2**14  # pairs measured at once
@@ -73,15 +72,10 @@ def _exact(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _approximate(x: np.ndarray, k: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:
-    torch = sys.modules.get("torch")
-    threads = torch.get_num_threads() if torch else 0
-    try:
+    with torch_threads():  # numba's thread layer sets torch back to all threads
         from pynndescent import NNDescent
 
         found, distances = NNDescent(x, n_neighbors=k + 1, random_state=random_state).neighbor_graph
-    finally:
-        if torch:  # numba's thread layer sets torch back to all threads
-            torch.set_num_threads(threads)
     short = np.flatnonzero((found < 0).any(axis=1))
     if len(short):  # the descent gave up on these points
         from sklearn.neighbors import NearestNeighbors

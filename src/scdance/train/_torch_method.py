@@ -13,7 +13,7 @@ from torch import nn
 from scdance._checks import InputError
 from scdance._core.cells import Cells
 from scdance._core.method import Method
-from scdance._settings import logger, settings
+from scdance._settings import logger, settings, torch_threads
 
 from ._batches import Batch, Batches
 from ._loop import Log, loop
@@ -45,14 +45,13 @@ class TorchMethod(Method):
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Seed torch inside a fork of its random state, and put thread count and state back afterwards."""
+        """Seed torch inside a fork of its random state, and put state and thread count back afterwards."""
         device = self.target
         logger.info("%s: running on %s", self.name, device)
-        threads = torch.get_num_threads()
         gpus = []
         if device.type == "cuda":
             gpus = [torch.cuda.current_device() if device.index is None else device.index]
-        with super().session(), torch.random.fork_rng(devices=gpus):
+        with super().session(), torch_threads(), torch.random.fork_rng(devices=gpus):
             # torch.manual_seed would also seed devices that are not in use, and so not put back
             torch.default_generator.manual_seed(self.random_state)
             for gpu in gpus:
@@ -60,10 +59,7 @@ class TorchMethod(Method):
                     torch.cuda.manual_seed(self.random_state)
             if hasattr(self, "net_"):
                 self.net_.to(device)
-            try:
-                yield
-            finally:
-                torch.set_num_threads(threads)
+            yield
 
     def learn(self, step: Any, net: nn.Module, how: Train, *, stage: str = "training", **knobs: Any) -> Log:
         """Run :func:`loop` and keep its history under the name of the stage."""
