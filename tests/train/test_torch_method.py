@@ -89,7 +89,7 @@ def test_a_user_may_set_the_threads_of_a_call(toy, monkeypatch):
     assert sd.fit("cluster", toy, Tiny).threads_ == before + 1
     assert torch.get_num_threads() == before
     monkeypatch.setattr(sd.settings, "n_threads", 0)
-    with pytest.raises(InputError, match="scdance.settings.n_threads must be a whole number of at least 1"):
+    with pytest.raises(InputError, match=r"scdance\.settings\.n_threads must be a whole number of at least 1"):
         sd.fit("cluster", toy, Tiny)
 
 
