@@ -120,6 +120,7 @@ def draw(path: Path, question: str) -> None:
         errors = table[table["dataset"] == dataset].groupby("setting")["rmse_masked"].agg(["mean", "std"]).loc[order]
         panel.errorbar(errors["mean"], range(len(order)), xerr=errors["std"], fmt="o", color="black", markersize=4)
         panel.set(title=dataset.removesuffix("_entries"), xlabel="RMSE", yticks=range(len(order)), yticklabels=order)
+        panel.locator_params(axis="x", nbins=4)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
     figure.savefig(path.with_name(f"tissue_imputation_{question}.png"), dpi=75)
@@ -127,6 +128,7 @@ def draw(path: Path, question: str) -> None:
 
 def main(question: str, path: Path) -> None:
     """Add the rows that are missing."""
+    sd.settings.n_threads = 1  # scanpy's normalize_total gives torch all of them
     rows = list(csv.DictReader(path.open())) if path.exists() else []
     done = {(each["question"], each["dataset"], int(each["seed"]), each["setting"]) for each in rows}
     sets = {"clusters": SETS}.get(question, ABLATED)
