@@ -3,14 +3,16 @@
     SCDANCE_DATA_DIR=… python docs/dev/pretraining.py files /tmp/files    # the corpus, as .h5ad
     OMP_NUM_THREADS=2 python docs/dev/pretraining.py train /tmp/files /tmp/model docs/leaderboard/extra/pretraining.csv
     python docs/dev/pretraining.py use /tmp/files /tmp/model docs/leaderboard/extra/pretraining.csv
+    OMP_NUM_THREADS=1 python docs/dev/pretraining.py cost /tmp/files /tmp/model docs/leaderboard/extra/pretraining.csv
     python docs/dev/pretraining.py genes /tmp/files /tmp/another docs/leaderboard/extra/pretraining.csv
 
 Corpus: cells of the sets at hand whose genes have symbols (mouse symbols in capitals, Ensembl ids by HGNC). The PBMCs
 of three chemistries (Symphony) are held out: no step of the training sees them. ``use`` asks how well a linear
 classifier tells their types from the space (5 folds, all chemistries mixed), beside PCA and a network that has not been
 trained, and how well types of half of the cells are told from 50 labelled ones of the other half, paired over five
-seeds, beginning from the model and from nothing. ``genes`` trains another model, on all files but that with the PBMCs
-of a panel, and asks what the genes that the panel lacks gain by beginning with it.
+seeds, beginning from the model and from nothing. ``cost`` places 100,000 simulated cells. ``genes`` trains another
+model, on all files but that with the PBMCs of a panel, and asks what the genes that the panel lacks gain by beginning
+with it.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from scdance._settings import settings
 from scdance.bench._cell import peak_mb, resident_mb
 
 HELD_OUT, LABELS, N_LABELLED, SEEDS, EPOCHS = "symphony_pbmc", "cell_type", 50, range(5), 60
+PLACED = 100_000  # simulated cells
 PANEL, PANEL_FILE = "pbmc10k_genes", "pbmc_cite"  # cells whose genes are held out, and the file that has them
 KEYS = dict.fromkeys(("bmmc_cite", "cortex", "lung_lines"), "batch")
 COLUMNS = ("question", "method", "seed", "score", "cpu_seconds", "mb")
@@ -110,6 +113,18 @@ def use(folder: Path, model: Path, path: Path) -> None:
             note(path, f"{N_LABELLED} labels, accuracy", method, seed, right, cpu)
 
 
+def cost(_: Path, model: Path, path: Path) -> None:
+    """Place many cells, and note time and memory."""
+    made = sd.load(model)
+    genes = made.preps_["cells"].var_names
+    cells = sd.datasets.toy_clusters(PLACED, len(genes), k=10, depth=1000)
+    cells.var_names = genes
+    held, start = resident_mb(), time.process_time()
+    sd.tl.embed(cells, method=made, key_added="z", progress=False)
+    cpu, mb = time.process_time() - start, peak_mb() - held
+    note(path, f"CPU seconds of placing {PLACED:,} cells", "cellplm", 0, cpu, cpu, mb)
+
+
 def genes(folder: Path, model: Path, path: Path) -> None:
     """Ask what beginning with a model of other cells gives to genes of a panel."""
     problems = [sd.datasets.problem("predict_genes", PANEL, seed) for seed in SEEDS]
@@ -181,4 +196,4 @@ def note(
 
 
 if __name__ == "__main__":
-    {"files": files, "train": train, "use": use, "genes": genes}[sys.argv[1]](*map(Path, sys.argv[2:]))
+    {"files": files, "train": train, "use": use, "cost": cost, "genes": genes}[sys.argv[1]](*map(Path, sys.argv[2:]))
