@@ -192,8 +192,7 @@ def pearson_nonzero(truth: ArrayLike | sp.spmatrix, observed: ArrayLike | sp.spm
     hidden = _hidden(truth, observed, logs)
     if hidden is None:
         return float("nan")
-    x, y = hidden.truth - hidden.truth.mean(), hidden.predicted - hidden.predicted.mean()
-    return _ratio(float(x @ y), float(np.sqrt((x @ x) * (y @ y))))
+    return _cosine(hidden.truth - hidden.truth.mean(), hidden.predicted - hidden.predicted.mean())
 
 
 @metric(higher_is_better=True, range=(-1.0, 1.0))
@@ -226,8 +225,7 @@ def cosine_nonzero(truth: ArrayLike | sp.spmatrix, observed: ArrayLike | sp.spma
     hidden = _hidden(truth, observed, logs)
     if hidden is None:
         return float("nan")
-    x, y = hidden.truth, hidden.predicted
-    return _ratio(float(x @ y), float(np.sqrt((x @ x) * (y @ y))))
+    return _cosine(hidden.truth, hidden.predicted)
 
 
 @metric(higher_is_better=False, range=(0.0, float("inf")))
@@ -417,10 +415,7 @@ def pearson_masked(
     1.0
     """
     given = _masked(truth, observed, logs_at_250)
-    if given is None:
-        return float("nan")
-    x, y = (each - each.mean() for each in given)
-    return _ratio(float(x @ y), float(np.sqrt((x @ x) * (y @ y))))
+    return float("nan") if given is None else _cosine(*(each - each.mean() for each in given))
 
 
 @metric(higher_is_better=True, range=(-1.0, 1.0))
@@ -453,10 +448,7 @@ def cosine_masked(
     0.996
     """
     given = _masked(truth, observed, logs_at_250)
-    if given is None:
-        return float("nan")
-    x, y = given
-    return _ratio(float(x @ y), float(np.sqrt((x @ x) * (y @ y))))
+    return float("nan") if given is None else _cosine(*given)
 
 
 @metric(higher_is_better=False, range=(0.0, float("inf")))
@@ -689,5 +681,6 @@ def _rmse(error: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(error)))) if len(error) else float("nan")
 
 
-def _ratio(above: float, below: float) -> float:
-    return above / below if below > 0 else float("nan")
+def _cosine(x: np.ndarray, y: np.ndarray) -> float:
+    norms = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / norms if norms > 0 else float("nan")
