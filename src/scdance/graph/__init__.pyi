@@ -29,6 +29,7 @@ from ._spatial import spatial as spatial
 from ._spatial import tiles as tiles
 from ._spatial import unit_coordinates as unit_coordinates
 from ._torch import Sparse as Sparse
+from ._torch import csr_tensor as csr_tensor
 from ._torch import spmm as spmm
 from ._torch import to_dgl as to_dgl
 from ._torch import to_pyg as to_pyg

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -77,18 +78,44 @@ class Sparse:
         return spmm(self, x)
 
 
+def csr_tensor(
+    starts: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]
+) -> torch.Tensor:
+    """A torch CSR tensor, without the warnings that torch gives with the first one of a process.
+
+    Parameters
+    ----------
+    starts, columns
+        Where each row begins, (n + 1,), and the column of each entry, (nnz,), as int64; they are not checked.
+    values
+        The entries, (nnz,).
+    shape
+        Rows and columns.
+
+    Returns
+    -------
+    Sparse tensor of that shape, on the device of the values.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdance import graph
+    >>> starts, columns = torch.tensor([0, 1, 2]), torch.tensor([1, 0])
+    >>> graph.csr_tensor(starts, columns, torch.ones(2), (2, 2)).to_dense().tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a beta state
+        return torch.sparse_csr_tensor(starts, columns, values, size=shape, check_invariants=False)
+
+
 def _csr(a: csr_matrix) -> torch.Tensor:
     # int64 costs 15 % of the product, but int32 is not taken by every build of torch.
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(a.indptr.astype(np.int64)),
-        torch.from_numpy(a.indices.astype(np.int64)),
-        torch.from_numpy(a.data.astype(np.float32)),
-        size=a.shape,
-    )
+    starts, columns = (torch.from_numpy(each.astype(np.int64)) for each in (a.indptr, a.indices))
+    return csr_tensor(starts, columns, torch.from_numpy(a.data.astype(np.float32)), a.shape)
 
 
 def _with_values(a: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    return torch.sparse_csr_tensor(a.crow_indices(), a.col_indices(), values, size=a.shape, check_invariants=False)
+    return csr_tensor(a.crow_indices(), a.col_indices(), values, tuple(a.shape))
 
 
 def _times(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from scdance._checks import InputError, warn
 from scdance._core.cells import Cells
-from scdance.graph import Sparse, gene_graph, normalize, self_loops
+from scdance.graph import Sparse, csr_tensor, gene_graph, normalize, self_loops
 from scdance.nn import CountHead, Dense
 from scdance.pp import PCA, project
 from scdance.train import Batches, Train
@@ -274,9 +274,7 @@ class _Heard(torch.autograd.Function):
         across = x.T.contiguous()
         ctx.save_for_backward(across)
         ctx.gates = gates
-        matrix = torch.sparse_csr_tensor(
-            gates.starts, gates.columns, values, (gates.n_vars, gates.n_vars), check_invariants=False
-        )
+        matrix = csr_tensor(gates.starts, gates.columns, values, (gates.n_vars, gates.n_vars))
         return (matrix @ across).T
 
     @staticmethod

@@ -12,7 +12,7 @@ from torch.nn.functional import elu, mse_loss
 
 from scdance._checks import InputError, package, warn
 from scdance._core.cells import Cells
-from scdance.graph import fuzzy, knn, leiden, pitch, self_loops, spatial, symmetric
+from scdance.graph import csr_tensor, fuzzy, knn, leiden, pitch, self_loops, spatial, symmetric
 from scdance.pp import Recipe
 from scdance.train import Expression, TorchMethod, Train
 
@@ -225,14 +225,11 @@ class Graph:
 
     def matrix(self, weights: Tensor) -> Tensor:
         """A torch CSR tensor of weights of the edges, (n, n)."""
-        return self._csr(self.starts, self.columns, weights)
+        return csr_tensor(self.starts, self.columns, weights, (self.n, self.n))
 
     def transposed(self, weights: Tensor) -> Tensor:
         """The transpose of it."""
-        return self._csr(self.t_starts, self.t_columns, weights[self.order])
-
-    def _csr(self, starts: Tensor, columns: Tensor, weights: Tensor) -> Tensor:
-        return torch.sparse_csr_tensor(starts, columns, weights, size=(self.n, self.n), check_invariants=False)
+        return csr_tensor(self.t_starts, self.t_columns, weights[self.order], (self.n, self.n))
 
 
 class _WeightedSum(torch.autograd.Function):
