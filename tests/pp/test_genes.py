@@ -54,8 +54,9 @@ def test_how_many_genes_must_be_there(n_wanted, n_there, enough):
         ([g + ".3" for g in ENSEMBL], ENSEMBL, r"version suffix of the model's: fit it on names without"),
         (ENSEMBL, GENES, r"by Ensembl ids \(human\).*by gene symbols \(mouse\).*Set `adata.var_names` to the kind"),
         ([g.upper() for g in GENES], [str(i) for i in range(100)], r"gene symbols \(human\).*by numbers"),
+        (GENES[:60], GENES[:30], "30 are the same. That is too few to go by. Pass all the genes"),
     ],
-    ids=["to upper", "to capitals", "to lower", "suffix there", "suffix here", "another kind", "numbers"],
+    ids=["to upper", "to capitals", "to lower", "suffix there", "suffix here", "another kind", "numbers", "few"],
 )  # fmt: skip
 def test_the_message_says_why_names_do_not_meet(wanted, present, says):
     with pytest.raises(InputError, match=says.replace("()`", r"\(\)`")):

@@ -50,7 +50,7 @@ def kind_of_names(names: Sequence[str]) -> str:
     return f"gene symbols ({'mouse' if title > 0.5 else 'human'})"
 
 
-def align_genes(wanted: Sequence[str], present: Sequence[str], *, what: str = "The object") -> Alignment:
+def align_genes(wanted: Sequence[str], present: Sequence[str], *, what: str = "the object") -> Alignment:
     """Find the genes of a model among those of a query, by name and never by position.
 
     Parameters
@@ -136,11 +136,14 @@ def _no_overlap(wanted: list[str], present: list[str], n_shared: int, what: str,
     if len(known.intersection(renamed[best])) > max(n_shared, 0.8 * min(len(wanted), len(present))):
         why = "the version suffix" if "split" in best else "upper and lower case"
         return msg + f"They agree but for {why}: rename them, `adata.var_names = adata.var_names.str.{best}`."
-    if len(set(present) & {_VERSION.sub("", name) for name in wanted}) > 0.8 * min(len(wanted), len(present)):
+    bare = len(set(present) & {_VERSION.sub("", name) for name in wanted})
+    if bare > max(n_shared, 0.8 * min(len(wanted), len(present))):
         return msg + (
             f"They agree but for the version suffix of the {who}'s: fit it on names without, "
             "`ref.var_names = ref.var_names.str.split('.').str[0]`."
         )
+    if n_shared > 0.5 * len(present):
+        return msg + f"That is too few to go by. Pass all the genes that were measured, not a selection of them."
     if who == "reference":
         return msg + (
             "Name the genes of both alike first: `adata.var_names = adata.var[column]`, or the same for `ref`, with "
