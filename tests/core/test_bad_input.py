@@ -54,6 +54,17 @@ def logged_without_trace(adata: ad.AnnData) -> None:
     del adata.uns["log1p"]
 
 
+def logged_and_selected(adata: ad.AnnData) -> None:
+    adata.X = (adata.X / 8).floor()  # shallow, as cells are: the smallest count of each is 1
+    logged_without_trace(adata)
+    adata._inplace_subset_var(np.arange(adata.n_vars) < 30)
+
+
+def logged_by_two(adata: ad.AnnData) -> None:
+    logged_and_selected(adata)
+    adata.X = adata.X / np.log(2)
+
+
 def scaled(adata: ad.AnnData) -> None:
     adata.layers["counts_"] = adata.X.copy()
     adata.raw = adata.copy()
@@ -118,6 +129,10 @@ CASES = {
     "log values, uns says nothing": Case(
         {"method": "gmm", **K}, ValueError, ["`X` looks log-normalised"], logged_without_trace
     ),
+    "log values of some genes": Case(
+        {"method": "gmm", **K}, ValueError, ["`X` looks log-normalised"], logged_and_selected
+    ),
+    "log values to base 2": Case({"method": "gmm", **K}, ValueError, ["`X` looks log-normalised"], logged_by_two),
     "log values, raw is there": Case(
         {"method": "gmm", **K},
         ValueError,
@@ -319,11 +334,21 @@ def only(warned: Any) -> str:
     return str(warned[0].message)
 
 
-def test_fractional_counts_are_taken_with_one_warning(adata):
-    adata.X = adata.X.toarray() + 0.25
+@pytest.mark.parametrize(
+    "corrected",
+    [
+        lambda x, _: x + 0.25,
+        lambda x, _: x / 7,
+        lambda x, rng: x * rng.uniform(0.001, 0.01, (len(x), 1)),  # by the volume of a cell
+        lambda x, rng: np.maximum(x - rng.gamma(1, 0.2, x.shape), 0),  # less what is around
+    ],
+    ids=["added", "divided", "by volume", "ambient"],
+)
+def test_fractional_counts_are_taken_with_one_warning(adata, corrected):
+    adata.X = corrected(adata.X.toarray().astype(np.float64), np.random.default_rng(0))
     with pytest.warns() as warned:
         sd.tl.cluster(adata, "kmeans", n_clusters=3)
-    assert "5400 values of `X` have fractions" in only(warned)
+    assert "values of `X` have fractions" in only(warned)
     assert adata.uns["scdance"]["cluster"]["kmeans"]["input"]["kind"] == "fractional counts"
 
 

@@ -12,6 +12,7 @@ from scdance.pp import Rows, blocks
 
 from .method import Method
 
+LOOKED_AT = 256  # cells that tell whether counts were scaled and logged
 LOGGED_BELOW = 25  # e^25 counts of one gene in one cell do not occur, so larger values are not logarithms
 
 
@@ -39,8 +40,10 @@ def scan(
     """
     depth, linear = np.zeros(x.shape[0]), np.zeros(x.shape[0])
     bad, n_bad = np.zeros(x.shape[1], dtype=bool), 0
-    low, high, fractions = 0.0, 0.0, 0
+    low, high, fractions, first_rows = 0.0, 0.0, 0, None
     for here, block in blocks(x):
+        if first_rows is None:
+            first_rows = block[:LOOKED_AT]
         values = block.data
         finite = np.isfinite(values)
         if not finite.all():
@@ -68,7 +71,7 @@ def scan(
     if not fractions or profiles:
         return "counts", depth
     made_from, unit = _imputed_from(adata, where[max(where.find("layers["), 0) :])
-    if unit.startswith("log") or (not unit and _looks_logged(adata, where, linear, high)):
+    if unit.startswith("log") or (not unit and _looks_logged(adata, where, linear, high, first_rows)):
         if "counts" in model.needs:
             msg = (
                 f"`{where}` looks log-normalised (values up to {high:.3g}, with fractions), but "
@@ -134,10 +137,20 @@ def _imputed_from(adata: Any, where: str) -> tuple[str, str]:
     return "", ""
 
 
-def _looks_logged(adata: Any, where: str, linear: np.ndarray, high: float) -> bool:
+def _looks_logged(adata: Any, where: str, linear: np.ndarray, high: float, rows: Any) -> bool:
     if high >= LOGGED_BELOW:
         return False
     if where.endswith("X") and "log1p" in adata.uns:
         return True
     sums = linear[linear > 0]
-    return bool(len(sums)) and float(np.std(sums)) < 1e-3 * float(np.mean(sums))
+    if len(sums) and float(np.std(sums)) < 1e-3 * float(np.mean(sums)):
+        return True
+    cells = [row[row > 0] for row in np.split(rows.data, rows.indptr[1:-1])]
+    return not _multiples(cells) and any(_multiples([np.expm1(row * base) for row in cells]) for base in (1, np.log(2)))
+
+
+def _multiples(cells: list[np.ndarray]) -> bool:
+    """Whether the values of each cell are whole multiples of its smallest, as counts are that were only scaled."""
+    ratios = np.concatenate([row / row.min() for row in cells if len(row)] or [np.empty(0)])
+    ratios = ratios[(ratios > 1.5) & (ratios < 20)]  # the smallest itself tells nothing, large ones are whole by chance
+    return len(ratios) > 0 and float(np.mean(np.abs(ratios - np.rint(ratios)) < 0.01)) > 0.95

@@ -143,7 +143,7 @@ def _no_overlap(wanted: list[str], present: list[str], n_shared: int, what: str,
             "`ref.var_names = ref.var_names.str.split('.').str[0]`."
         )
     if n_shared > 0.5 * len(present):
-        return msg + f"That is too few to go by. Pass all the genes that were measured, not a selection of them."
+        return msg + "That is too few to go by. Pass all the genes that were measured, not a selection of them."
     if who == "reference":
         return msg + (
             "Name the genes of both alike first: `adata.var_names = adata.var[column]`, or the same for `ref`, with "
