@@ -9,6 +9,7 @@ import numpy as np
 
 from scdance import _checks
 from scdance._checks import InputError, WrongTypeError, listed, nearest, warn
+from scdance._settings import logger
 
 from .cells import Screen, perturbed_genes
 from .method import Method
@@ -51,14 +52,18 @@ def screened(
     rows = np.flatnonzero(read)
     there, own = np.unique(codes[rows], return_inverse=True)
     _refuse_too_few(there, asked, key, model)
-    known = {*adata.var_names, *(gene for genes in found for gene in genes)}
-    unknown = [name for name in asked if not {*perturbed_genes(name, control)} <= known]
+    genes = {name: {*perturbed_genes(name, control)} for name in asked}
+    seen = {gene for each in found for gene in each}
+    unknown = [name for name in asked if not genes[name] <= seen.union(adata.var_names)]
     if unknown:
         warn(
             f"Nothing tells of the genes of {len(unknown)} of the {len(asked)} targets ({listed(unknown)}): they are "
             f"neither perturbed in the screen nor in the object, so the answer is that for any gene."
             f"{nearest(unknown[0], names)}"
         )
+    absent = [name for name in asked if not genes[name] <= {*adata.var_names}]
+    if absent:
+        logger.info("%s: genes of %d targets are not in the object: %s", model.name, len(absent), listed(absent))
     return rows, Screen([control, *(names[i] for i in there if i)], own.astype(np.int32), asked)
 
 

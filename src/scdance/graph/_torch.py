@@ -115,7 +115,7 @@ def _csr(a: csr_matrix) -> torch.Tensor:
 
 
 def _with_values(a: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    return csr_tensor(a.crow_indices(), a.col_indices(), values, tuple(a.shape))
+    return csr_tensor(a.crow_indices(), a.col_indices(), values, (a.shape[0], a.shape[1]))
 
 
 def _times(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
