@@ -250,6 +250,12 @@ def test_a_method_of_another_task_with_such_a_network_is_taken(fields):
     assert found.nnz > 1000
 
 
+def test_a_method_whose_attention_is_a_knob_is_refused(fields):
+    fitted = sd.fit("impute", fields, method="spaformer", hidden=32, n_layers=1, steps=2, progress=False)
+    with pytest.raises(InputError, match="SpaFormer has no attention among cells to look at"):
+        sd.tl.attention(fields, fitted)
+
+
 def test_what_cannot_be_is_refused_and_the_object_stays(fields, models, tmp_path):
     before = fields.copy()
     made = models[False]

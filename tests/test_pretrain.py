@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,42 @@ def test_the_clock_ends_a_training_and_says_so(files):
     made = sd.fm.pretrain(files, config="tiny", epochs=50, max_minutes=1e-6, **TINY)
     assert made.epochs_ == 1
     assert "after 1e-06 minutes" in made.stopped_
+
+
+def test_a_training_that_ran_out_of_time_goes_on(files, tmp_path):
+    first = sd.fm.pretrain(files, config="tiny", epochs=3, max_minutes=1e-6, checkpoint=tmp_path, **TINY)
+    rest = sd.fm.pretrain(files, config="tiny", epochs=3, checkpoint=tmp_path, **TINY)
+    assert (first.epochs_, rest.epochs_) == (1, 3)
+    whole = sd.fm.pretrain(files, config="tiny", epochs=3, **TINY)
+    assert all(torch.equal(value, rest.net_.state_dict()[name]) for name, value in whole.net_.state_dict().items())
+
+
+def test_a_place_that_cannot_take_the_model_is_refused_before_training(files, tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(InputError, match="is not a saved method of scdance"):
+        sd.fm.pretrain([*files, tmp_path / "absent.h5ad"], tmp_path, config="tiny", steps=5, **TINY)
+
+
+def test_samples_of_a_zarr_are_those_of_the_same_h5ad(files, tmp_path):
+    with warnings.catch_warnings(action="ignore"):  # anndata: formats change
+        ad.read_h5ad(files[0]).write_zarr(tmp_path / "part_0.zarr")
+    one, other = (
+        sd.fm.pretrain([file], config="tiny", steps=5, sample_key="batch", **TINY)
+        for file in (files[0], tmp_path / "part_0.zarr")
+    )
+    assert one.batches_ == other.batches_
+    assert all(torch.equal(value, other.net_.state_dict()[name]) for name, value in one.net_.state_dict().items())
+
+
+def test_fields_given_as_samples_or_as_slices_are_placed_alike():
+    tissue = sd.datasets.simulate_fov(n_obs=200, n_vars=60, n_fovs=2)
+    tissue.obsm["spatial"] = tissue.obsm["spatial"] + tissue.obs["fov"].cat.codes.to_numpy()[:, None] * [[5000.0, 0.0]]
+    made = sd.fm.pretrain([tissue], config="tiny", sample_key="fov", steps=20, **TINY)
+    one, other = (
+        sd.tl.embed(tissue, method=made, copy=True, **{key: "fov"}).obsm["X_cellplm"]
+        for key in ("batch_key", "library_key")
+    )
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_wrong_files_are_refused(files, tmp_path):

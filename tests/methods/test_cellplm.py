@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import scdance as sd
 from scdance._checks import InputError
@@ -58,6 +59,19 @@ def test_expected_counts_of_a_cell_add_up_to_its_own(toy):
     adata = toy.copy()
     sd.tl.impute(adata, method="cellplm", output="counts", steps=5, **SMALL)
     np.testing.assert_allclose(adata.layers["cellplm"].sum(axis=1), np.asarray(adata.X.sum(axis=1)).ravel(), rtol=1e-4)
+
+
+def test_expected_counts_add_up_where_the_object_lacks_genes(toy):
+    model = sd.fit("impute", toy, method="cellplm", steps=20, **SMALL)
+    with pytest.warns(UserWarning, match="20 of the 80 genes of the model are not in the object"):
+        found = sd.tl.impute(toy[:, :60].copy(), model, copy=True).layers["cellplm"]
+    np.testing.assert_allclose(np.expm1(found).sum(axis=1), 1e4, rtol=1e-3)
+
+
+def test_a_cell_without_counts_of_the_genes_has_no_part_in_the_loss():
+    net = sd.fit("embed", sd.datasets.toy_clusters(60, 20, k=2, n_de=5), method="cellplm", steps=2, **SMALL).net_
+    inner = torch.zeros(1, net.head.mean.in_features)
+    assert net.count_loss(inner, torch.zeros(1, 20)).item() == 0
 
 
 def test_pairs_of_perturbations_are_told_from_single_ones():

@@ -38,9 +38,11 @@ def measured(adata: Any, task: Task, key: str, truth: Any) -> dict[str, Any]:
     whole = adata if truth is None else truth
     names, there = (np.asarray(each, dtype=str) for each in (features["names"], whole.var_names))
     genes, columns, true_columns = np.intersect1d(names, there, return_indices=True)
-    _, rows, true_rows = np.intersect1d(
-        np.asarray(adata.obs_names, dtype=str), np.asarray(whole.obs_names, dtype=str), return_indices=True
-    )
+    rows = true_rows = np.arange(adata.n_obs)
+    if truth is not None:
+        _, rows, true_rows = np.intersect1d(
+            np.asarray(adata.obs_names, dtype=str), np.asarray(whole.obs_names, dtype=str), return_indices=True
+        )
     if not (len(genes) and len(rows)):
         what = "The object" if truth is None else "The truth"
         msg = (

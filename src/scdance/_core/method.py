@@ -45,6 +45,18 @@ class Runtime:
     on_epoch: Callable[[str, int, Callable[[], dict[str, Any]]], None] | None = None
 
 
+OUT_OF_TIME = "out of time"  # why a training ended that another call may continue
+
+
+def checked_folder(path: str | Path) -> Path:
+    """Refuse a place that a method cannot be saved to, before it is fitted: a file, or a folder with other things."""
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and {each.name for each in path.iterdir()} <= {_JSON, _ARRAYS}):
+        msg = f"{path} exists and is not a saved method of scdance; pass a new folder."
+        raise InputError(msg)
+    return path
+
+
 @dataclass(kw_only=True, eq=False)
 class Method:
     """Base of all methods. Annotated names are knobs that users set; bare names are facts.
@@ -183,10 +195,7 @@ class Method:
             raise NotFittedError(msg)
         from safetensors.numpy import save_file
 
-        path = Path(path)
-        if path.exists() and not (path.is_dir() and {each.name for each in path.iterdir()} <= {_JSON, _ARRAYS}):
-            msg = f"{path} exists and is not a saved method of scdance; pass a new folder."
-            raise InputError(msg)
+        path = checked_folder(path)
         arrays: dict[str, np.ndarray] = {}
         state = {k: _pack(v, k, arrays) for k, v in self.state.items() if k not in ("preps_", "net_")}
         preps = {}

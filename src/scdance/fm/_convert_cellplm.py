@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scdance._checks import InputError, listed
+from scdance._core.method import checked_folder
 from scdance._core.run import make
 from scdance.pp import FittedRecipe
 
@@ -69,6 +70,8 @@ def convert_cellplm(
     """
     told = _config(Path(config))
     tensors = _tensors(Path(checkpoint), sha256)
+    if out is not None:
+        checked_folder(out)
     table = layout(told)
     _compare(tensors, table, Path(checkpoint))
     model: Any = make(
@@ -193,10 +196,10 @@ def _tensors(path: Path, sha256: str | None) -> dict[str, Any]:
             raise InputError(msg)
     try:
         opened = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
         msg = (
             f"{path} holds more than tensors, or is damaged, and is not opened: a file that does can run any code. Ask "
-            f"its authors for the state dict alone. ({str(error).splitlines()[0]})"
+            "its authors for the state dict alone."
         )
         raise InputError(msg) from error
     inner = opened.get("model_state_dict", opened) if isinstance(opened, dict) else {}

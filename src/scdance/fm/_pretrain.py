@@ -12,6 +12,7 @@ import numpy as np
 
 from scdance._checks import InputError, listed, warn, whole_number
 from scdance._core.cells import Cells
+from scdance._core.method import OUT_OF_TIME, checked_folder
 from scdance._core.objects import kind_of, offered_places, slices_of
 from scdance._core.read import read
 from scdance._core.run import make, running
@@ -118,6 +119,8 @@ def pretrain(
     >>> parts[0].obsm["X_cellplm"].shape
     (150, 16)
     """
+    if out is not None:
+        checked_folder(out)
     named, devices = _named(files), whole_number(devices, "devices", least=1)
     model = make("embed", METHOD, params, preset=config, random_state=random_state, device=device)
     if devices > 1:
@@ -167,6 +170,7 @@ def _named(files: Any) -> dict[str, Any]:
     if isinstance(files, str | Path) or kind_of(files) == "AnnData":
         files = [files]
     if not isinstance(files, Mapping):
+        files = list(files)
         names = [Path(each).stem if isinstance(each, str | Path) else "" for each in files]
         if len({*names, ""}) <= len(names):  # one stands twice, or has none
             names = [f"{i}_{name}".rstrip("_") for i, name in enumerate(names)]
@@ -186,7 +190,11 @@ def _opened(file: Any, name: str) -> Any:
         if not path.exists():
             msg = f"There is no file {str(path)!r}; files are .h5ad or .zarr of AnnData."
             raise InputError(msg)
-        file = ad.experimental.read_lazy(path) if path.suffix == ".zarr" else ad.read_h5ad(path, backed="r")
+        if path.suffix == ".zarr":
+            file = ad.experimental.read_lazy(path)
+            file.obs = file.obs.to_memory()
+        else:
+            file = ad.read_h5ad(path, backed="r")
     for where, matrix in (("X", file.X), *((f"layers[{key!r}]", file.layers[key]) for key in file.layers)):
         if getattr(matrix, "format", "csr") == "csc" and not hasattr(matrix, "indptr"):
             msg = (
@@ -279,6 +287,6 @@ def clock(minutes: float | None) -> Callable[[int], str | None] | None:
     start = time.monotonic()
 
     def over(epoch: int) -> str | None:
-        return f"after {minutes:g} minutes" if epoch and time.monotonic() - start > 60 * minutes else None
+        return f"{OUT_OF_TIME} after {minutes:g} minutes" if epoch and time.monotonic() - start > 60 * minutes else None
 
     return over

@@ -245,6 +245,8 @@ class CellTransformer(nn.Module):
             total = counts.sum(dim=1)
             n = counts.shape[1]
             there = total > 0
+            if not there.any():
+                return scores.sum() * 0
             # relative to an even share, so that no bound of the mean is met
             mean = scores[there].log_softmax(dim=1) + math.log(n)
             return n * nb_loss(counts[there], mean, theta, total[there] / n)

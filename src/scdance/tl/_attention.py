@@ -191,7 +191,7 @@ def _fitted(model: Any, device: str) -> Any:
             raise InputError(msg)
         model = load(model)
     task = TASKS.get(model.task) if isinstance(model, Method) else None
-    if task is None or task.roles != ("cells",) or not hasattr(model, "attention"):
+    if task is None or task.roles != ("cells",) or not callable(getattr(model, "attention", None)):
         msg = (
             f"{type(model).__name__} has no attention among cells to look at. Pass a transformer over cells, as "
             "`sd.fm.pretrain(files)` or `sd.fit('embed', adata, method='cellplm')` returns it."

@@ -66,7 +66,8 @@ class Reader:
         self.genes = None if cells.present is None else np.flatnonzero(cells.present)
         self.places = None
         if cells.coords is not None:
-            self.places = unit_coordinates(cells.coords, cells.slice)[:, :2].astype(np.float32)
+            fields = cells.slice if cells.slice is not None else cells.sample
+            self.places = unit_coordinates(cells.coords, fields)[:, :2].astype(np.float32)
 
     def read(self, rows: np.ndarray) -> Tokens:
         """The cells at these positions."""

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from scdance._checks import InputError, ScdanceError
-from scdance._core.method import Runtime
+from scdance._core.method import OUT_OF_TIME, Runtime
 
 from ._peers import Peers
 from ._train import Train
@@ -332,6 +332,8 @@ class _Checkpoint:
         run.memory.update(_under("memory/", tensors))
         run.best = _under("best/", tensors) or None
         run.log.history, run.log.epochs, run.log.stopped = told["history"], told["epochs"], told["stopped"]
+        if run.log.stopped.startswith(OUT_OF_TIME):  # this call has time of its own
+            run.log.stopped = ""
         run.best_loss, run.waited, run.n_steps = told["best_loss"], told["waited"], told["n_steps"]
         torch.set_rng_state(tensors["random/cpu"])
         for gpu in run.gpus:

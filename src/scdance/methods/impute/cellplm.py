@@ -44,12 +44,15 @@ class CellPLM(Imputer, embed.CellPLM):
     def rates(self, cells: Cells) -> Rates:
         z = self.places(cells)
         size = np.concatenate([np.asarray(block.sum(axis=1)).ravel() for _, block in blocks(cells.counts)])
+        there = None if cells.present is None else torch.from_numpy(cells.present).to(self.target)
         codes = np.full(cells.n_obs, -1) if cells.batch is None else cells.batch
 
         @torch.no_grad()
         def rate(rows: slice) -> np.ndarray:
             told = tuple(torch.from_numpy(codes[rows].astype(np.int64)).to(self.target) for _ in self.sizes.covariates)
             shares = self.net_.shares(self.net_.decode(self.tensor(z[rows]), told)).exp()
+            if there is not None:  # what the model knows but the object lacks has no part in its depth
+                shares = shares / shares[:, there].sum(dim=1, keepdim=True)
             return size[rows, None] * shares.cpu().numpy()  # type: ignore[no-any-return]
 
         return rate
