@@ -53,15 +53,16 @@ def screened(
     there, own = np.unique(codes[rows], return_inverse=True)
     _refuse_too_few(there, asked, key, model)
     genes = {name: {*perturbed_genes(name, control)} for name in asked}
-    seen = {gene for each in found for gene in each}
-    unknown = [name for name in asked if not genes[name] <= seen.union(adata.var_names)]
+    measured = {*adata.var_names}
+    known = measured.union(*found)
+    unknown = [name for name in asked if not genes[name] <= known]
     if unknown:
         warn(
             f"Nothing tells of the genes of {len(unknown)} of the {len(asked)} targets ({listed(unknown)}): they are "
-            f"neither perturbed in the screen nor in the object, so the answer is that for any gene."
+            "neither perturbed in the screen nor in the object, so the answer is that for any gene."
             f"{nearest(unknown[0], names)}"
         )
-    absent = [name for name in asked if not genes[name] <= {*adata.var_names}]
+    absent = [name for name in asked if not genes[name] <= measured]
     if absent:
         logger.info("%s: genes of %d targets are not in the object: %s", model.name, len(absent), listed(absent))
     return rows, Screen([control, *(names[i] for i in there if i)], own.astype(np.int32), asked)

@@ -68,10 +68,10 @@ def convert_cellplm(
     >>> sd.fm.convert_cellplm(f"{name}.config.json", f"{name}.best.ckpt", "cellplm_85M")  # doctest: +SKIP
     >>> sd.tl.embed(adata, method="cellplm_85M")  # doctest: +SKIP
     """
-    told = _config(Path(config))
-    tensors = _tensors(Path(checkpoint), sha256)
     if out is not None:
         checked_folder(out)
+    told = _config(Path(config))
+    tensors = _tensors(Path(checkpoint), sha256)
     table = layout(told)
     _compare(tensors, table, Path(checkpoint))
     model: Any = make(
